@@ -1,4 +1,4 @@
-"""Compress a model: cut what matters least, heal it on your data, store it in fewer bits, and judge it."""
+"""Compress a model: prune it, heal it on your data, store it in fewer bits, and judge it."""
 
 from deepcuts.components.distill.component import distill
 from deepcuts.components.joined.judge import CALIBRATION_TOKENS
@@ -9,9 +9,9 @@ from deepcuts.pipelines.lazy import pipeline
 from deepcuts.pipelines.stages import Stages, planned, task
 
 TEMPERATURE, CROSS_ENTROPY_WEIGHT = 2.0, 0.5
-"""Healing by the uncut model: its distributions at this temperature, next to the answers' own loss."""
+"""Healing by the uncut model: its distributions at this temperature, together with the completion loss."""
 MAX_ANSWER_TOKENS = 256
-"""Longest answer that the uncut model writes (sequence)."""
+"""Longest answer of the uncut model (sequence)."""
 SCORED = {
     "before": "evaluate-before/scorecard",
     "pruned": "judge/candidate",
@@ -51,8 +51,8 @@ def compress(
 ):
     """Prune, heal and quantize a model that is good at the data; ends with a ledger.
 
-    The pruned and healed model is passed on only if it is no worse than the model it was made of, else that
-    model is. The same holds for the quantized one, compared with what it was made of, on other examples.
+    The pruned and healed model is passed on only if it is no worse than the original, else the original is.
+    The same holds for the quantized model, compared with its original on other examples.
 
     Args:
         base_uri: The model to compress: folder, s3:// or hf://org/name@40-digit-commit;
@@ -60,33 +60,32 @@ def compress(
         data_uri: Data to heal on: file or folder, s3:// or hf://datasets/org/name@40-digit-commit;
             the bundled example by default.
         store_uri: Where checkpoints live (file:// or s3://); a rerun resumes from the newest.
-        format: How rows look: auto finds out; else one of the formats that ingest reads.
-        columns: What columns mean, where auto does not find out: {prompt: question_text, completion: gold}.
+        format: Format of the rows: auto detects it; else one that ingest reads.
+        columns: Meaning of columns if auto fails: {prompt: question_text, completion: gold}.
         config: Which of several configurations in the data folder.
-        valid_share: Share of the data to choose the number format by, where it has no valid file.
-        test_share: Share of the data to judge the model by, where it has no test file.
-        max_bad_share: Refuse the data above this share of unusable rows.
-        fold_system: Put a system turn into the first question, for templates that have no such role.
+        valid_share: Share of the data for choosing the number format, without a valid file.
+        test_share: Share of the data for judging the model, without a test file.
+        max_bad_share: Refuse data with a higher share of unusable rows.
+        fold_system: Move a system turn into the first question, for templates without it.
         max_tokens: Set longer examples aside; at most recipe.seq_len.
-        prune_method: width, depth, random-depth (the control of depth), or magnitude, which saves nothing as
-            stored and served, and whose zeros healing fills again.
+        prune_method: width, depth, random-depth (the control of depth), or magnitude, which saves nothing in
+            storage and serving, and whose zeros healing fills again.
         prune_amount: Share to cut, between 0 and 1.
-        heal_method: What heals besides the answers: none (the training loop alone), or the uncut model as a
-            teacher: forward-kl, reverse-kl, on-policy for the healed model's own answers under its eyes, or
-            sequence for answers that it writes.
-        recipe: Hyperparameters of the healing, by whatever method; budget_tokens bounds it.
+        heal_method: Healing on answers alone (none), or with the uncut model as a teacher: forward-kl,
+            reverse-kl, on-policy (answers of the healed model), or sequence (answers of the teacher).
+        recipe: Hyperparameters of the healing; budget_tokens bounds it.
         serve_on: Where the model will be served: cpu (GGUF, llama.cpp) or gpu (compressed-tensors, vLLM).
-        quantize_candidates: Formats to try; auto is those of serve_on, off is none.
-        quantize_objective: What is to be cheaper: bytes, latency (batch 1) or throughput (batch 16).
-        pool: Node pool to train on; auto takes the cheapest that the model fits.
-        spot: Whether spot pools may be taken, whose preemptions are in their price: never or allowed.
+        quantize_candidates: Formats to try; auto: those of serve_on, off: none.
+        quantize_objective: What to minimize: bytes, latency (batch 1) or throughput (batch 16).
+        pool: Node pool to train on; auto: the cheapest that fits the model.
+        spot: Whether to use spot pools, priced with preemptions: never or allowed.
         measures: What to score: completion_loss (always), exact_match, label_accuracy.
         max_examples: Score at most this many test examples.
         margin_nats: Largest rise of the completion loss that counts as equal quality, at each gate.
-        release_name: Under which the result is in service; deepcuts chat NAME talks to it.
-        base_licence: Licence of the base (SPDX), for the model card; empty when unknown.
-        nodepools: Prices and speeds of node pools; the default is nodepools.yaml at the time of compiling.
-        seed: Draws the splits, the calibration text and the examples to score.
+        release_name: Name of the release; deepcuts chat NAME talks to it.
+        base_licence: Licence of the base (SPDX), for the model card; empty if unknown.
+        nodepools: Prices and speeds of node pools; default: nodepools.yaml when compiled.
+        seed: Seed for splits, calibration text and examples to score.
     """
     given = dict(locals())
     run = Stages(

@@ -1,4 +1,4 @@
-"""Distill a teacher into a smaller student on your data, next to the same student without a teacher."""
+"""Distill a teacher into a smaller student on your data, with a student without a teacher as the control."""
 
 from kfp import dsl
 
@@ -11,7 +11,7 @@ from deepcuts.pipelines.lazy import pipeline
 from deepcuts.pipelines.stages import CPU, Stages, planned, task
 
 ANY_GAIN_NATS = 1e-6
-"""Margin of the student over the control: both cost the same, so the teacher must have made it better."""
+"""Margin of the student over the control, which costs the same, so that the gain is due to the teacher."""
 SCORED = {
     "before": "evaluate-teacher/scorecard",
     "after": "judge/of_best",
@@ -66,48 +66,48 @@ def distill(
     cost, else that control is; the teacher replaces either one that is worse than it by the margin.
 
     Args:
-        teacher_uri: The model to learn from, good at the data: folder, s3:// or hf://org/name@40-digit-commit;
+        teacher_uri: The model to learn from: folder, s3:// or hf://org/name@40-digit-commit;
             the bundled example by default.
-        student_uri: What the student is made of: the teacher again, or a smaller model of its vocabulary;
+        student_uri: Model the student is made from: the teacher, or a smaller one of its vocabulary;
             the bundled example by default.
         data_uri: Training data: file or folder, s3:// or hf://datasets/org/name@40-digit-commit;
             the bundled example by default.
         store_uri: Where checkpoints live (file:// or s3://); a rerun resumes from the newest.
-        format: How rows look: auto finds out; else one of the formats that ingest reads.
-        columns: What columns mean, where auto does not find out: {prompt: question_text, completion: gold}.
+        format: Format of the rows: auto detects it; else one that ingest reads.
+        columns: Meaning of columns if auto fails: {prompt: question_text, completion: gold}.
         data_config: Which of several configurations in the data folder (config in other pipelines).
-        valid_share: Share of the data to watch training by, where it has no valid file.
-        test_share: Share of the data to judge the models by, where it has no test file.
-        max_bad_share: Refuse the data above this share of unusable rows.
-        fold_system: Put a system turn into the first question, for templates that have no such role.
+        valid_share: Share of the data for watching training, without a valid file.
+        test_share: Share of the data for judging the models, without a test file.
+        max_bad_share: Refuse data with a higher share of unusable rows.
+        fold_system: Move a system turn into the first question, for templates without it.
         max_tokens: Set longer examples aside; at most recipe.seq_len.
         select_method: How a budget is spent: random (nothing beat it), coverage, target, loss.
-        select_budget_tokens: Most tokens to train on; 0 to keep all that is no duplicate.
-        near_threshold: Two texts are one from this Jaccard similarity on.
-        word_threshold: Or from this Jaccard similarity of their sets of words on; 1 for never, as order has
-            meaning: the words of "Ann is older than Bob" are those of "Bob is older than Ann".
-        semantic_threshold: Or from this cosine of the teacher's states on; 1 for never.
-        embedder_uri: A sentence-transformers model that compares in their place; empty for none.
-        recipe: Hyperparameters; what is not in it has the Recipe's default.
+        select_budget_tokens: Maximum tokens to train on; 0 keeps all but duplicates.
+        near_threshold: Jaccard similarity from which texts are duplicates.
+        word_threshold: The same for their sets of words; 1: never, as order has meaning:
+            "Ann is older than Bob" has the words of "Bob is older than Ann".
+        semantic_threshold: The same for the cosine of the teacher's states; 1: never.
+        embedder_uri: A sentence-transformers model to use in their place; empty for none.
+        recipe: Hyperparameters that differ from the defaults.
         layers: Layers the student keeps: all, every-2, or indices such as 0,2,4.
-        config: Settings that differ, for a student of random weights; empty for none.
-        method: forward-kl, reverse-kl, on-policy for the student's own answers under the teacher's eyes, or
-            sequence for answers that the teacher writes.
-        temperature: At which distributions are compared.
-        cross_entropy_weight: Share of the answers' own loss, next to the teacher's.
+        config: Config changes for a student of random weights; empty for none.
+        method: forward-kl, reverse-kl, on-policy for answers by the student, or sequence for answers by the
+            teacher.
+        temperature: Temperature of the comparison.
+        cross_entropy_weight: Weight of the completion loss, relative to the teacher's.
         hidden_weight: Weight of the distance of hidden states; 0 for none.
-        cached_draws: Draws a token, made once before training; 0 asks the teacher at every step.
-        max_new_tokens: Longest answer that the teacher (sequence) or the student (on-policy) writes.
-        pool: Node pool to train on; auto takes the cheapest that the model fits.
-        spot: Whether spot pools may be taken, whose preemptions are in their price: never or allowed.
+        cached_draws: Draws per token made once before training; 0 runs the teacher each step.
+        max_new_tokens: Longest answer of the teacher (sequence) or student (on-policy).
+        pool: Node pool to train on; auto: the cheapest that fits the model.
+        spot: Whether to use spot pools, priced with preemptions: never or allowed.
         measures: What to score: completion_loss (always), exact_match, label_accuracy.
         max_examples: Score at most this many test examples.
         margin_nats: Largest rise of the completion loss over the teacher's that counts as equal quality.
-        release_name: Under which the result is in service; deepcuts chat NAME talks to it.
-        base_licence: Licence of teacher and student (SPDX), for the model card; empty when unknown.
-        nodepools: Prices and speeds of node pools; the default is nodepools.yaml at the time of compiling.
-        seed: Draws the splits and the examples to score.
-        data_seed: Draws what select leaves to chance.
+        release_name: Name of the release; deepcuts chat NAME talks to it.
+        base_licence: Licence of teacher and student (SPDX), for the card; empty if unknown.
+        nodepools: Prices and speeds of node pools; default: nodepools.yaml when compiled.
+        seed: Seed for the splits and the examples to score.
+        data_seed: Seed for select.
     """
     given = dict(locals())
     run = Stages(

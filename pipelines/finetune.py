@@ -1,4 +1,4 @@
-"""Fine-tune a pretrained model on your data: from raw rows to a trained model and what it cost."""
+"""Fine-tune a pretrained model on your data: from raw rows to a trained model and its cost."""
 
 from deepcuts.components.finetune.component import finetune as train
 from deepcuts.components.joined.prepare import ingest_and_plan
@@ -62,41 +62,41 @@ def finetune(
         data_uri: Training data: file or folder, s3:// or hf://datasets/org/name@40-digit-commit;
             the bundled example by default.
         store_uri: Where checkpoints live (file:// or s3://); a rerun resumes from the newest.
-        format: How rows look: auto finds out; else one of the formats that ingest reads.
-        columns: What columns mean, where auto does not find out: {prompt: question_text, completion: gold}.
+        format: Format of the rows: auto detects it; else one that ingest reads.
+        columns: Meaning of columns if auto fails: {prompt: question_text, completion: gold}.
         config: Which of several configurations in the data folder.
-        valid_share: Share of the data to watch training by, where it has no valid file.
-        test_share: Share of the data to judge the model by, where it has no test file.
-        max_bad_share: Refuse the data above this share of unusable rows.
-        fold_system: Put a system turn into the first question, for templates that have no such role.
+        valid_share: Share of the data for watching training, without a valid file.
+        test_share: Share of the data for judging the model, without a test file.
+        max_bad_share: Refuse data with a higher share of unusable rows.
+        fold_system: Move a system turn into the first question, for templates without it.
         max_tokens: Set longer examples aside; at most recipe.seq_len.
         select_method: How a budget is spent: random (nothing beat it), coverage, target, loss.
-        select_budget_tokens: Most tokens to train on; 0 to keep all that is no duplicate.
-        near_threshold: Two texts are one from this Jaccard similarity on.
-        word_threshold: Or from this Jaccard similarity of their sets of words on; 1 for never, as order has
-            meaning: the words of "Ann is older than Bob" are those of "Bob is older than Ann".
-        semantic_threshold: Or from this cosine of the base model's states on; 1 for never.
-        embedder_uri: A sentence-transformers model that compares in their place; empty for none.
-        curriculum_signal: What is hard: none, length, loss, compression, diversity, column, random.
+        select_budget_tokens: Maximum tokens to train on; 0 keeps all but duplicates.
+        near_threshold: Jaccard similarity from which texts are duplicates.
+        word_threshold: The same for their sets of words; 1: never, as order has meaning:
+            "Ann is older than Bob" has the words of "Bob is older than Ann".
+        semantic_threshold: The same for the cosine of the base model's states; 1: never.
+        embedder_uri: A sentence-transformers model to use in their place; empty for none.
+        curriculum_signal: Difficulty: none, length, loss, compression, diversity, column, random.
         curriculum_pacing: How fast harder examples come in: linear, root or step.
-        curriculum_phases: Parts of equal tokens, each open to more examples than the one before.
+        curriculum_phases: Parts of equal tokens, each drawing from more examples.
         recipe: Hyperparameters that differ from the defaults.
-        deadline_hours: Refuse to train what will not be done by then; 0 is no deadline.
-        budget_usd: Refuse training that costs more (p50), and end it at a checkpoint in time; 0: no bound.
-        pool: Node pool to train on; auto takes the cheapest that the model fits and the deadline allows.
-        spot: Whether spot pools may be taken, whose preemptions are in their price: never or allowed.
-        patience: Stop early after this many scored checkpoints without a gain beyond chance; 0 means never.
+        deadline_hours: Refuse training that will take longer; 0 is no deadline.
+        budget_usd: Refuse training that costs more (p50), and end it in time; 0: no limit.
+        pool: Node pool to train on; auto: the cheapest that fits the model and deadline.
+        spot: Whether to use spot pools, priced with preemptions: never or allowed.
+        patience: Stop after this many scored checkpoints without a significant gain; 0: never.
         measures: What to score before and after: completion_loss (always), exact_match, label_accuracy.
         max_examples: Score at most this many test examples.
         margin_nats: Largest rise of the completion loss that counts as equal quality.
         serve_on: Where the model will be served: cpu (GGUF, llama.cpp) or gpu (compressed-tensors, vLLM).
-        quantize_candidates: Formats to try; auto is those of serve_on, off is none.
-        quantize_objective: What is to be cheaper: bytes, latency (batch 1) or throughput (batch 16).
-        release_name: Under which the result is in service; deepcuts chat NAME talks to it.
-        base_licence: Licence of the base (SPDX), for the model card; empty when unknown.
-        nodepools: Prices and speeds of node pools; the default is nodepools.yaml at the time of compiling.
-        seed: Draws the splits and the examples to score.
-        data_seed: Draws what select and curriculum leave to chance.
+        quantize_candidates: Formats to try; auto: those of serve_on, off: none.
+        quantize_objective: What to minimize: bytes, latency (batch 1) or throughput (batch 16).
+        release_name: Name of the release; deepcuts chat NAME talks to it.
+        base_licence: Licence of the base (SPDX), for the model card; empty if unknown.
+        nodepools: Prices and speeds of node pools; default: nodepools.yaml when compiled.
+        seed: Seed for the splits and the examples to score.
+        data_seed: Seed for select and curriculum.
     """
     given = dict(locals())
     run = Stages(

@@ -1,4 +1,4 @@
-"""Pipelines that are traced when they are first used: importing one reads no node pools."""
+"""Trace pipelines on first use, so that importing one reads no node pools."""
 
 import inspect
 from collections.abc import Callable
@@ -10,11 +10,11 @@ from kfp.dsl.graph_component import GraphComponent
 from deepcuts.pipelines import pools
 
 TRACED = ("component_spec", "name", "description", "pipeline_func", "pipeline_config", "_component_inputs")
-"""What kfp 2.17 keeps of a pipeline."""
+"""Attributes of a pipeline in kfp 2.17."""
 
 
 class LazyPipeline(GraphComponent):  # type: ignore[misc]  # kfp is untyped
-    """What ``dsl.pipeline`` makes of a function, once one of TRACED is asked for."""
+    """A pipeline made by ``dsl.pipeline`` once one of TRACED is accessed."""
 
     def __init__(self, function: Callable[..., None], name: str, description: str) -> None:
         self._function, self._given = function, {"name": name, "description": description}
@@ -27,7 +27,7 @@ class LazyPipeline(GraphComponent):  # type: ignore[misc]  # kfp is untyped
 
 
 def pipeline(*, name: str, description: str) -> Callable[[Callable[..., None]], LazyPipeline]:
-    """Decorate a function as ``dsl.pipeline`` does, with ``pools.prices`` as the default of ``nodepools``."""
+    """Decorate a function like ``dsl.pipeline``, with ``pools.prices`` as the default of ``nodepools``."""
     return lambda function: LazyPipeline(function, name, description)
 
 

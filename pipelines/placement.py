@@ -11,41 +11,41 @@ from deepcuts.components.core import executor_input, pods
 from deepcuts.components.core.nodepools import NodePool
 
 SERVICES = {"registry": "MODEL_REGISTRY_URL", "mlflow": "MLFLOW_TRACKING_URI"}
-"""Where the ConfigMap ``deepcuts-SERVICE`` has a ``url``, the tasks that ``with_settings`` marks use it."""
+"""Services used by tasks marked by ``with_settings`` if the ConfigMap ``deepcuts-SERVICE`` has a ``url``."""
 SPOT_RETRIES = 5
 MIB = 2**20
 
 
 class Size(NamedTuple):
-    """What a pod asks for, and may use."""
+    """Requests and limits of a pod."""
 
     cpu: float
     memory: str
     """A quantity: ``8Gi``."""
     max_hours: float
-    """Deadline of a pod; on a spot pool also the time within which lost pods are replaced."""
+    """Deadline of a pod; on a spot pool, also the time within which lost pods are replaced."""
 
 
 class Place(NamedTuple):
-    """Where a task goes that is placed in the run."""
+    """Place of a task that is placed during the run."""
 
     plan: dsl.PipelineTask
     """The task that decides."""
     name: str
-    """train, scoring or watch: how its outputs begin."""
+    """train, scoring or watch: the prefix of its outputs."""
     queue: str
-    """Kueue's, for which the pods are labelled."""
+    """Kueue queue for the pods' label."""
     device: str
-    """Resource name of accelerators; of a pool without any KFP asks for 0, which Kubernetes takes."""
+    """Resource name of accelerators; on a pool without any, KFP asks for 0, which Kubernetes accepts."""
 
 
 def part_of(pool: NodePool, share: float, max_hours: float) -> Size:
-    """Return a share of a node of ``pool``: sizes follow nodepools.yaml, not the code."""
+    """Return a share of a node of ``pool``, so that sizes follow nodepools.yaml, not the code."""
     return Size(pods.cores(pool, share), f"{round(share * pool.memory_bytes / MIB)}Mi", max_hours)
 
 
 def at_most(size: Size, limit: Size) -> Size:
-    """Return ``size``, or less where ``limit`` has less."""
+    """Return the smaller of ``size`` and ``limit`` in each quantity."""
     memory = min(size.memory, limit.memory, key=_bytes)
     return Size(min(size.cpu, limit.cpu), memory, size.max_hours)
 
@@ -58,11 +58,11 @@ def _bytes(quantity: str) -> float:
 def on(
     pool: NodePool, task: dsl.PipelineTask, *, cpu: float, memory: int | str, max_hours: float
 ) -> dsl.PipelineTask:
-    """Place ``task`` on ``pool`` with ``cpu`` cores and ``memory`` (bytes, or a quantity as ``8Gi``).
+    """Place ``task`` on ``pool`` with ``cpu`` cores and ``memory`` (bytes, or a quantity such as ``8Gi``).
 
     ``max_hours`` is the deadline of a pod; on a spot pool also the time within which lost pods are replaced.
-    The step learns its placement from pod labels, not as env values: newer KFP cache
-    keys hold env, and moving a step to another pool must not cost its cache.
+    The step reads its placement from pod labels, not from env: newer KFP cache keys
+    include env, and moving a step to another pool must not invalidate its cache.
     """
     pods.check_cores(pool, cpu)
     task.set_cpu_request(f"{cpu:g}").set_cpu_limit(f"{cpu:g}")
@@ -71,26 +71,26 @@ def on(
 
 
 def as_planned(place: Place, task: dsl.PipelineTask, *, max_hours: float) -> dsl.PipelineTask:
-    """Place ``task`` where a plan decides in the run: its outputs say pool, cores, memory, accelerators.
+    """Place ``task`` where a plan decides during the run, by outputs for pool, cores, memory, accelerators.
 
-    KFP's driver resolves them (2.17). It takes pod labels from the compiled file alone, so Kueue's queue is
-    fixed, as is the accelerators' name, and the step finds its pool in the executor input. All but selector
-    and tolerations are in KFP's cache key: after another decision training starts again, from its checkpoints
-    in the store.
+    KFP's driver resolves them (2.17). It takes pod labels only from the compiled file, so Kueue's queue and
+    the accelerators' name are fixed, and the step finds its pool in the executor input. All but selector and
+    tolerations are in KFP's cache key: after another decision, training starts again from its checkpoints in
+    the store.
     """
     said = place.plan.outputs
     kubernetes.add_node_selector_json(task, said[f"{place.name}_selector"])
     kubernetes.add_toleration_json(task, said[f"{place.name}_taints"])
     if task.parent_task_group is not place.plan.parent_task_group:
         _from_outside(task)
-    task.inputs[executor_input.POOL] = said[f"{place.name}_pool"]  # as kfp adds cpu_limit and its like
+    task.inputs[executor_input.POOL] = said[f"{place.name}_pool"]  # as kfp adds cpu_limit and others
     _as_every_pod(task, pods.LABELS | pods.queued(place.queue), max_hours)
-    # limits alone, which Kubernetes takes as requests, too: a run's status holds each six times
+    # only limits, which Kubernetes also takes as requests: a run's status holds each six times
     cpu, devices = said[f"{place.name}_cpu"], said[f"{place.name}_devices"]
     memory = said[f"{place.name}_memory"]
     task.set_cpu_limit(cpu).set_memory_limit(memory)
     task.set_accelerator_type(place.device).set_accelerator_limit(devices)
-    # kfp knows of an input of a condition only what is registered
+    # a condition's inputs have to be registered with kfp
     task.register_pipeline_channels([said[f"{place.name}_pool"], cpu, memory, devices])
     if place.name == "train":
         _shared_memory(task)
@@ -100,7 +100,7 @@ def as_planned(place: Place, task: dsl.PipelineTask, *, max_hours: float) -> dsl
 def _from_outside(task: dsl.PipelineTask) -> None:
     """Read selector and tolerations of a task in a condition from the condition's inputs.
 
-    kfp-kubernetes 2.17 names the task that decides, which is not in the same DAG.
+    kfp-kubernetes 2.17 refers to the deciding task, which is not in the same DAG.
     """
     config = common.get_existing_kubernetes_config_as_message(task)
     for source in (config.node_selector.node_selector_json, config.tolerations[-1].toleration_json):
@@ -140,12 +140,12 @@ def _as_every_pod(task: dsl.PipelineTask, labels: Mapping[str, str], max_hours: 
 
 
 def _shared_memory(task: dsl.PipelineTask) -> None:
-    """Mount /dev/shm, in which PyTorch's loader workers hand batches over; the default is 64 MB."""
+    """Mount a larger /dev/shm than the default of 64 MB, for batches of PyTorch's loader workers."""
     kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit=pods.SHM_LIMIT)
 
 
 def _replaced_when_lost(task: dsl.PipelineTask, max_hours: float) -> dsl.PipelineTask:
-    """Retry for as long as it may run; KFP's own window is 3600 s from the first attempt."""
+    """Retry for as long as the task may run; KFP's default is 3600 s from the first attempt."""
     window = f"{round(max_hours * 3600)}s"
     return task.set_retry(
         num_retries=SPOT_RETRIES, backoff_duration="60s", backoff_factor=2.0, backoff_max_duration=window
@@ -153,6 +153,6 @@ def _replaced_when_lost(task: dsl.PipelineTask, max_hours: float) -> dsl.Pipelin
 
 
 def with_settings(service: str, task: dsl.PipelineTask) -> dsl.PipelineTask:
-    """Give ``task`` the address of one of SERVICES where the cluster has one."""
+    """Give ``task`` the address of one of SERVICES if the cluster has it."""
     kubernetes.use_config_map_as_env(task, f"deepcuts-{service}", {"url": SERVICES[service]}, optional=True)
     return task

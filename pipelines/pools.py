@@ -1,4 +1,4 @@
-"""The node pools that pipelines are compiled for."""
+"""Read the node pools for which pipelines are compiled."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,7 @@ def read() -> dict[str, NodePool]:
     """Return the node pools of ``DEEPCUTS_NODEPOOLS``, or of this project's manifests.
 
     Raises:
-        ValueError: the file is missing, or something in it is wrong.
+        ValueError: the file is missing or invalid.
     """
     path = Path(os.environ.get("DEEPCUTS_NODEPOOLS", NODEPOOLS))
     if not path.is_file():
@@ -26,10 +26,10 @@ def read() -> dict[str, NodePool]:
 
 
 def named(name: str) -> NodePool:
-    """Return one of ``read``.
+    """Return the pool of that name.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: there is none.
     """
     known = read()
     if name not in known:
@@ -40,10 +40,10 @@ def named(name: str) -> NodePool:
 
 
 def device() -> str:
-    """Return the resource name of the accelerators of ``read``; NVIDIA's where there are none.
+    """Return the resource name of the pools' accelerators; NVIDIA's if there are none.
 
     Raises:
-        ValueError: there are two kinds: a compiled task asks for one.
+        ValueError: there are two kinds, but a compiled task can ask for only one.
     """
     kinds = sorted({pool.accelerator for pool in read().values() if pool.accelerator})
     if len(kinds) > 1:

@@ -11,7 +11,7 @@ from deepcuts.pipelines.stages import CPU, Stages, task
 SCORED = {"before": "evaluate-service/scorecard", "after": "judge/candidate"}
 
 
-@pipeline(name="retrain", description="Retrain a model in service where that is worth its price.")
+@pipeline(name="retrain", description="Retrain a model in service if that is worth its price.")
 def retrain(
     service_uri: str = stages.EXAMPLE_BASE,
     data_uri: str = stages.EXAMPLE_DATA,
@@ -58,7 +58,7 @@ def retrain(
     """Retrain a model in service on a new window of data, if that is worth its price.
 
     The decision comes after the new window's test examples were scored and before anything is trained. The
-    new model is released only if it holds against the one in service, on the same examples; where that one is
+    new model is released only if it holds against the one in service, on the same examples; if that one is
     the release in service, a refusal ends the run with exit code 5, so that a schedule shows it.
 
     Args:
@@ -67,50 +67,50 @@ def retrain(
         data_uri: Labelled data of the new window: file or folder, s3:// or hf://datasets/org/name@commit;
             the bundled example by default.
         store_uri: Where decisions, leases and checkpoints live (file:// or s3://).
-        service: Name of what is served; its windows are compared with each other;
+        service: Name of the service; its windows are compared with each other;
             the bundled example by default.
-        window: Name of the window, one that sorts by time (2026-W48); each is decided once. Empty: this week.
-        usd_per_unit: Value of a unit of the metric, for one prediction;
+        window: Name of the window, sortable by time (2026-W48); decided once. Empty: this week.
+        usd_per_unit: Value of a unit of the metric per prediction;
             the bundled example by default.
-        predictions: Of the window;
+        predictions: Per window;
             the bundled example by default.
-        retraining_usd: What a retraining costs; 0 takes it from the ledger;
+        retraining_usd: Cost of a retraining; 0 takes it from the ledger;
             the bundled example by default.
         ledger_uri: ledger.json of the last retraining (file:// or s3://); empty for none.
-        price_ratio: Prices now, over those of retraining_usd or of the ledger.
+        price_ratio: Current prices / those of retraining_usd or the ledger.
         policy: res, cara-threshold, cara-cumulative, ski-rental, ski-rental-random, page-hinkley, adwin,
             periodic, never or always.
-        metric: completion_loss, exact_match or label_accuracy; measures must hold it.
+        metric: completion_loss, exact_match or label_accuracy; must be in measures.
         period: Windows between two retrainings (periodic).
         horizon: Windows for which a new model is sure to serve (res).
-        memory: Windows by which res and CARA tune themselves.
+        memory: Past windows used to tune res and CARA.
         lease_hours: Longest time from a decision to the new model in service; until then no other begins.
-        format: How rows look: auto finds out; else one of the formats that ingest reads.
-        columns: What columns mean, where auto does not find out: {prompt: question_text, completion: gold}.
+        format: Format of the rows: auto detects it; else one that ingest reads.
+        columns: Meaning of columns if auto fails: {prompt: question_text, completion: gold}.
         config: Which of several configurations in the data folder.
-        valid_share: Share of the data to watch training by, where it has no valid file.
-        test_share: Share of the data to judge models by, where it has no test file.
-        max_bad_share: Refuse the data above this share of unusable rows.
-        fold_system: Put a system turn into the first question, for templates that have no such role.
+        valid_share: Share of the data for watching training, without a valid file.
+        test_share: Share of the data for judging models, without a test file.
+        max_bad_share: Refuse data with a higher share of unusable rows.
+        fold_system: Move a system turn into the first question, for templates without it.
         max_tokens: Set longer examples aside; at most recipe.seq_len.
         select_method: How a budget is spent: random (nothing beat it), coverage, target, loss.
-        select_budget_tokens: Most tokens to train on; 0 to keep all that is no duplicate.
-        near_threshold: Two texts are one from this Jaccard similarity on.
-        word_threshold: Or from this Jaccard similarity of their sets of words on; 1 for never, as order has
-            meaning: the words of "Ann is older than Bob" are those of "Bob is older than Ann".
-        semantic_threshold: Or from this cosine of the model's states on; 1 for never.
-        embedder_uri: A sentence-transformers model that compares in their place; empty for none.
+        select_budget_tokens: Maximum tokens to train on; 0 keeps all but duplicates.
+        near_threshold: Jaccard similarity from which texts are duplicates.
+        word_threshold: The same for their sets of words; 1: never, as order has meaning:
+            "Ann is older than Bob" has the words of "Bob is older than Ann".
+        semantic_threshold: The same for the cosine of the model's states; 1: never.
+        embedder_uri: A sentence-transformers model to use in their place; empty for none.
         recipe: Hyperparameters that differ from the defaults.
-        pool: Node pool to train on; auto takes the cheapest that the model fits.
-        spot: Whether spot pools may be taken, whose preemptions are in their price: never or allowed.
+        pool: Node pool to train on; auto: the cheapest that fits the model.
+        spot: Whether to use spot pools, priced with preemptions: never or allowed.
         measures: What to score: completion_loss (always), exact_match, label_accuracy.
         max_examples: Score at most this many test examples.
         margin_nats: Largest rise of the completion loss that counts as equal quality.
-        release_name: Under which the new model is in service; deepcuts chat NAME talks to it.
-        base_licence: Licence of the base (SPDX), for the model card; empty when unknown.
-        nodepools: Prices and speeds of node pools; the default is nodepools.yaml at the time of compiling.
-        seed: Draws the splits and the examples to score.
-        data_seed: Draws what select leaves to chance.
+        release_name: Name of the release; deepcuts chat NAME talks to it.
+        base_licence: Licence of the base (SPDX), for the model card; empty if unknown.
+        nodepools: Prices and speeds of node pools; default: nodepools.yaml when compiled.
+        seed: Seed for the splits and the examples to score.
+        data_seed: Seed for select.
     """
     given = dict(locals())
     run = Stages(
@@ -122,14 +122,14 @@ def retrain(
         served = stages.fetch("fetch-service", service_uri)
         data = run.prepare(
             "prepare-data", fetch_and_plan, served, given, serve_on="cpu", candidates=["off"], teaching=""
-        ).set_caching_options(False)  # the window's data may have grown under the same URI
+        ).set_caching_options(False)  # the data may have grown under the same URI
         now = run.evaluate("evaluate-service", served.outputs["model"], data)
         decision = task("retrain", decide, CPU, stages.BOOKKEEPING)(
             scorecard=now.outputs["scorecard"],
             store=store_uri,
             service=service,
             window=window,
-            run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,  # a decision from the cache would retrain twice
+            run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,  # a cached decision would retrain twice
             metric=metric,
             policy=policy,
             usd_per_unit=usd_per_unit,

@@ -1,4 +1,4 @@
-"""What the recipes share: how a task is named, placed and sized, and the stages most of them have."""
+"""Shared parts of the recipes: names, placement and sizes of tasks, and common stages."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -21,16 +21,16 @@ from deepcuts.pipelines import pools
 from deepcuts.pipelines.placement import Place, Size, as_planned, at_most, on, part_of, with_settings
 
 CPU, GPU = "cpu", "gpu"
-"""The node pools of nodepools.yaml that recipes place tasks on."""
+"""The node pools of nodepools.yaml on which recipes place tasks."""
 EXAMPLE_BASE, EXAMPLE_DATA = "example://base", "example://support.jsonl"
 STORE = "minio://mlpipeline/deepcuts"
-"""Defaults with which a compiled pipeline runs as it is, as from the Kubeflow UI."""
+"""Defaults with which a compiled pipeline runs unchanged, as from the Kubeflow UI."""
 SPACE = {
     "method": {"kind": "choice", "values": ["lora", "full"]},
     "learning_rate": {"kind": "float", "min": 1e-5, "max": 1e-2, "log": True},
     "lora_rank": {"kind": "choice", "values": [4, 16, 64], "when": {"method": ["lora"]}},
 }
-"""What a search draws from."""
+"""Search space by default."""
 GIVEN_AS = {
     "uri": "data_uri",
     "method": "select_method",
@@ -42,18 +42,18 @@ GIVEN_AS = {
     "split_seed": "seed",
     "seed": "data_seed",
 }
-"""Inputs of the components that bring data in, whose parameter of a pipeline has another name."""
+"""Inputs of data components whose pipeline parameter has another name."""
 
 
 class NodePart(NamedTuple):
-    """The part of a node that a task gets."""
+    """A task's share of a node."""
 
     max_hours: float
     together: float
-    """Where CPU and GPU are one kind of node: what else runs then must fit on it, too."""
+    """If CPU and GPU are one kind of node, whose other tasks must fit, too."""
 
     def size(self, pool: NodePool, *, shared: bool) -> Size:
-        """Return the size on ``pool``; ``shared`` is one kind of node for everything."""
+        """Return the size on ``pool``; ``shared`` means one kind of node for everything."""
         return part_of(pool, self.together if shared else pods.NODE_SHARE, self.max_hours)
 
 
@@ -65,14 +65,14 @@ RELEASE, BOOKKEEPING = Size(2, "8Gi", max_hours=2), Size(1, "2Gi", max_hours=1)
 
 
 def planned(plan: dsl.PipelineTask, name: str) -> Place:
-    """Return the place ``name`` (train, scoring, watch) that ``plan`` decides on in the run."""
+    """Return the place ``name`` (train, scoring, watch) that ``plan`` decides on during the run."""
     known = compiled_for()
     queue = known["training_queue" if name == "train" else "scoring_queue"]
     return Place(plan, name, queue, known["device"])
 
 
 def compiled_for() -> dict[str, str]:
-    """Return what is fixed of planned tasks when compiled: Kueue's queues, and the accelerators' name."""
+    """Return the compile-time settings of planned tasks: Kueue's queues, and the accelerators' name."""
     return {
         "training_queue": pools.named(GPU).queue,
         "scoring_queue": pools.named(CPU).queue,
@@ -85,9 +85,9 @@ def task(
 ) -> Callable[..., dsl.PipelineTask]:
     """Return ``component`` as the task ``name``, of ``size``, on a pool; call it with its inputs.
 
-    ``name`` is the task's id, its folder in the store and on disk, its row in the ledger and, spelled for
-    people, its title in the UI. ``where`` is a pool's name, or the place that a plan decides on in the run;
-    it has the size then, and ``size`` is the deadline in hours.
+    ``name`` is the task's id, its folder in the store and on disk, its row in the ledger and, formatted, its
+    title in the UI. ``where`` is a pool's name, or the place that a plan decides on during the run, including
+    the size; ``size`` is then the deadline in hours.
     """
 
     def placed(**inputs: Any) -> dsl.PipelineTask:
@@ -112,15 +112,15 @@ def task(
 
 
 def fetch(name: str, uri: Any) -> dsl.PipelineTask:
-    """Bring a model in; its output is ``model``."""
+    """Fetch a model; its output is ``model``."""
     return task(name, fetch_model, CPU, FETCH)(uri=uri)
 
 
 class Stages(NamedTuple):
-    """The stages of one recipe that share settings."""
+    """The stages of one recipe, with shared settings."""
 
     scorecards: Mapping[str, str]
-    """Name in the ledger to ``TASK/OUTPUT``."""
+    """``TASK/OUTPUT`` by name in the ledger."""
     store: Any
     measures: Any
     max_examples: Any
@@ -132,7 +132,7 @@ class Stages(NamedTuple):
 
     @property
     def scoring(self) -> dict[str, Any]:
-        """Return what every task that scores a model takes."""
+        """Return the arguments of every task that scores a model."""
         return {
             "store": self.store,
             "measures": self.measures,
@@ -143,10 +143,10 @@ class Stages(NamedTuple):
     def ledger_at_end(
         self, curves: Mapping[str, str], plans: Mapping[str, str] = MappingProxyType({})
     ) -> dsl.ExitHandler:
-        """Open the part of a recipe after which the ledger is written, whatever failed in it.
+        """Open the part of a recipe after which the ledger is written, even after failures.
 
-        Each mapping is name in the ledger to ``TASK/OUTPUT``. The ledger reads what the tasks left in the
-        store under the run: an exit task takes parameters only, and the receipt of a failed task is no
+        Each mapping is from the name in the ledger to ``TASK/OUTPUT``. The ledger reads the tasks' records in
+        the store, because an exit task takes only parameters, and the receipt of a failed task is not an
         artifact.
         """
         bill = task("ledger", ledger, CPU, BOOKKEEPING)(
@@ -156,7 +156,7 @@ class Stages(NamedTuple):
             nodepools=self.nodepools,
             margin_nats=self.margin_nats,
         )
-        # its inputs do not say what the run left, so it is never taken from the cache
+        # never cached, as its inputs do not show what the run left
         return dsl.ExitHandler(with_settings("mlflow", bill).set_caching_options(False), name="run")
 
     def prepare(
@@ -167,14 +167,14 @@ class Stages(NamedTuple):
         given: Mapping[str, Any],
         **changed: Any,
     ) -> dsl.PipelineTask:
-        """Bring data in by ``component``, which plans the training, too, with a pipeline's parameters."""
+        """Fetch data with ``component``, which also plans the training, with a pipeline's parameters."""
         inputs = component.component_spec.inputs or {}
         taken = {key: given[own] for key in inputs if (own := GIVEN_AS.get(key, key)) in given}
         taken |= {"base": base.outputs["model"], "compiled_for": compiled_for()} | changed
         return task(name, component, CPU, SELECT)(**taken)
 
     def select(self, base: Any, data: dsl.PipelineTask, given: Mapping[str, Any]) -> dsl.PipelineTask:
-        """Choose the examples worth their tokens; its output is ``cut``."""
+        """Select the examples worth their tokens; its output is ``cut``."""
         names = select_examples.component_spec.inputs or {}
         taken = {key: given[own] for key in names if (own := GIVEN_AS.get(key, key)) in given}
         splits = {"corpus": "train", "valid": "valid", "test": "test"}
@@ -182,7 +182,7 @@ class Stages(NamedTuple):
         return task("select", select_examples, planned(data, "scoring"), SELECT_HOURS)(base=base, **taken)
 
     def evaluate(self, name: str, model: Any, data: dsl.PipelineTask) -> dsl.PipelineTask:
-        """Score a whole model on the test split into a ``scorecard``."""
+        """Score a whole model on the test split; its output is ``scorecard``."""
         return task(name, evaluate_whole, planned(data, "scoring"), SCORE_HOURS)(
             model=model, split=data.outputs["test"], labels=data.outputs["labels"], **self.scoring
         )
@@ -212,7 +212,7 @@ class Stages(NamedTuple):
         candidates: Any,
         objective: Any,
     ) -> dsl.PipelineTask:
-        """Judge ``model``, then make what was passed on cheaper to serve, if it stays as good."""
+        """Judge ``model``, then make the accepted model cheaper to serve, if quality stays."""
         return task("judge", accept_and_quantize, planned(data, "scoring"), SCORE_HOURS)(
             base=base.outputs["model"],
             model=model,
@@ -237,7 +237,7 @@ class Stages(NamedTuple):
         before: dsl.PipelineTask,
         training: Any = None,
     ) -> None:
-        """Train ``base`` on ``examples``; release the result if it holds against what ``before`` scored.
+        """Train ``base`` on ``examples``; release the result if it holds against the scorecard of ``before``.
 
         ``training`` is the Markdown of the search that found ``recipe``.
         """
@@ -249,7 +249,7 @@ class Stages(NamedTuple):
             recipe=recipe,
         )
         gate = self.judge(base, tuned.outputs["model"], before, data)
-        # of an adapter, which is merged into its base there
+        # for an adapter, which is merged into its base there
         place = planned(data, "scoring")
         self.publish(base, data, gate, f"{before.name}/scorecard", training=training, place=place)
 
@@ -264,10 +264,10 @@ class Stages(NamedTuple):
         training: Any = None,
         place: Place | None = None,
     ) -> dsl.PipelineTask:
-        """Release what ``gate`` passed on, with the ledger of what it took; never from the cache.
+        """Release the model that ``gate`` passed on, with its ledger; never cached.
 
-        ``reference`` is ``TASK/OUTPUT`` of the scorecard that the gate compared its own, the output
-        ``candidate``, with.
+        ``reference`` is ``TASK/OUTPUT`` of the scorecard with which the gate compared its own, the output
+        ``candidate``.
         """
         component = bill_and_publish_steered if training else bill_and_publish
         size = RELEASE.max_hours if place else RELEASE

@@ -59,8 +59,8 @@ def tune_katib(
     """Search hyperparameters on many nodes, as a Katib Experiment of Jobs, then train with the best.
 
     Needs Katib 0.19, and for asha its registration (manifests/katib). The step that follows the Experiment
-    holds no accelerator. The last training anneals over the recipe's own budget. Where that equals
-    ``search_max_tokens`` it is the best trial itself, and costs nothing more.
+    holds no accelerator. The last training anneals over the recipe's own budget. If that equals
+    ``search_max_tokens``, it is the best trial itself and costs nothing more.
 
     Args:
         base_uri: The pretrained model: folder, s3:// or hf://org/name@40-digit-commit;
@@ -68,45 +68,45 @@ def tune_katib(
         data_uri: Training data: file or folder, s3:// or hf://datasets/org/name@40-digit-commit;
             the bundled example by default.
         store_uri: Where trials and checkpoints live (s3://); a rerun resumes from there.
-        format: How rows look: auto finds out; else one of the formats that ingest reads.
-        columns: What columns mean, where auto does not find out: {prompt: question_text, completion: gold}.
+        format: Format of the rows: auto detects it; else one that ingest reads.
+        columns: Meaning of columns if auto fails: {prompt: question_text, completion: gold}.
         config: Which of several configurations in the data folder.
-        valid_share: Share of the data to compare trials by, where it has no valid file.
-        test_share: Share of the data to judge the model by, where it has no test file; no trial sees it.
-        max_bad_share: Refuse the data above this share of unusable rows.
-        fold_system: Put a system turn into the first question, for templates that have no such role.
+        valid_share: Share of the data for comparing trials, without a valid file.
+        test_share: Share of the data for judging the model, without a test file; unseen by trials.
+        max_bad_share: Refuse data with a higher share of unusable rows.
+        fold_system: Move a system turn into the first question, for templates without it.
         max_tokens: Set longer examples aside; at most recipe.seq_len.
         select_method: How a budget is spent: random (nothing beat it), coverage, target, loss.
-        select_budget_tokens: Most tokens to train on; 0 to keep all that is no duplicate.
-        near_threshold: Two texts are one from this Jaccard similarity on.
-        word_threshold: Or from this Jaccard similarity of their sets of words on; 1 for never, as order has
-            meaning: the words of "Ann is older than Bob" are those of "Bob is older than Ann".
-        semantic_threshold: Or from this cosine of the base model's states on; 1 for never.
-        embedder_uri: A sentence-transformers model that compares in their place; empty for none.
+        select_budget_tokens: Maximum tokens to train on; 0 keeps all but duplicates.
+        near_threshold: Jaccard similarity from which texts are duplicates.
+        word_threshold: The same for their sets of words; 1: never, as order has meaning:
+            "Ann is older than Bob" has the words of "Bob is older than Ann".
+        semantic_threshold: The same for the cosine of the base model's states; 1: never.
+        embedder_uri: A sentence-transformers model to use in their place; empty for none.
         recipe: Hyperparameters that differ from the defaults and are not searched.
         space: Hyperparameters to search: kind (float, int, choice), min, max, log, values, when.
         search_min_tokens: Budget of the first rung.
-        search_max_tokens: Budget of the last rung, and what every trial's schedule anneals over.
+        search_max_tokens: Budget of the last rung, and of every trial's schedule.
         eta: A rung passes on one of eta trials, with eta times the budget.
         brackets: 1 starts all at the first rung; more start some later (Hyperband).
         configurations: How many to start.
-        parallel: Trials at a time, each on a node of its own.
+        parallel: Concurrent trials, one per node.
         algorithm: asha, or Katib's own bayesianoptimization, random or tpe, without rungs.
-        trial_image: The train image, of the trials.
+        trial_image: The trials' train image.
         trial_max_hours: Deadline of a trial's pod.
-        namespace: Of the Experiment; empty: where the pipeline runs.
+        namespace: The Experiment's; empty: where the pipeline runs.
         db_manager: Host and port of Katib's database manager.
-        keep: Leave the Experiment in the cluster when it has ended; a cancelled one is deleted.
-        pool: Node pool to train on; auto takes the cheapest that the model fits.
-        spot: Whether spot pools may be taken, whose preemptions are in their price: never or allowed.
+        keep: Keep the finished Experiment in the cluster; a cancelled one is deleted.
+        pool: Node pool to train on; auto: the cheapest that fits the model.
+        spot: Whether to use spot pools, priced with preemptions: never or allowed.
         measures: What to score before and after: completion_loss (always), exact_match, label_accuracy.
         max_examples: Score at most this many test examples.
         margin_nats: Largest rise of the completion loss that counts as equal quality.
-        release_name: Under which the result is in service; deepcuts chat NAME talks to it.
-        base_licence: Licence of the base (SPDX), for the model card; empty when unknown.
-        nodepools: Prices and speeds of node pools; the default is nodepools.yaml at the time of compiling.
-        seed: Draws the splits, the examples to score and the configurations.
-        data_seed: Draws what select leaves to chance.
+        release_name: Name of the release; deepcuts chat NAME talks to it.
+        base_licence: Licence of the base (SPDX), for the model card; empty if unknown.
+        nodepools: Prices and speeds of node pools; default: nodepools.yaml when compiled.
+        seed: Seed for splits, examples to score and configurations.
+        data_seed: Seed for select.
     """
     given = dict(locals())
     run = Stages(

@@ -23,7 +23,7 @@ SHARED = Path(os.environ.get("DEEPCUTS_DATA") or ROOT.parent / "shared" / "data"
 
 @pytest.fixture(scope="session")
 def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Environment of a MinIO that lives as long as this session and is nobody else's."""
+    """Environment of a MinIO that lives as long as this session and is used by no other."""
     if not (CLUSTER / "minio").exists():
         pytest.skip(f"no S3 server to test against: {CLUSTER / 'minio'} is missing (DEEPCUTS_CLUSTER)")
     with socket.socket() as free:

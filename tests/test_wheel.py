@@ -1,4 +1,4 @@
-"""The wheel: one name, beside a user's own packages, and a command that needs no extra."""
+"""The wheel: one top-level name, no clash with a user's packages, and a command that needs no extra."""
 
 import os
 import shutil
@@ -59,7 +59,7 @@ STEPS = sorted(f"deepcuts.components.{path.parent.name}.step" for path in ROOT.g
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this checkout, built from a copy: a build leaves folders beside its sources."""
+    """The wheel of this checkout, built from a copy, as a build leaves folders next to its sources."""
     copy = tmp_path_factory.mktemp("source")
     for name in FOLDERS:
         shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))

@@ -17,20 +17,20 @@ def accept(
     margin: float,
     seed: int,
 ):
-    """Pass the cheaper candidate on only when it is no worse than the reference by the margin.
+    """Accept the cheaper candidate only if it is not worse than the reference by the margin.
 
     Args:
         candidate_model: The cheaper model.
-        reference_model: What is passed on when the candidate is refused.
-        candidate: Scorecard of the candidate, or a folder of one a seed.
-        reference: Scorecard of the reference on the same examples, or a folder of one a seed.
-        accepted: The model that is passed on.
-        scorecard: Of the model passed on.
-        verdict: By how much, how sure, and what the comparison could have seen.
-        receipt: What it took; accepted says which one went on.
+        reference_model: The model passed on if the candidate is refused.
+        candidate: Scorecard of the candidate, or a folder with one per seed.
+        reference: The reference's on the same examples, or a folder with one per seed.
+        accepted: The model passed on.
+        scorecard: Scorecard of the model passed on.
+        verdict: The difference, its interval, and the smallest detectable one.
+        receipt: What it took; accepted says which was passed on.
         metric: completion_loss, exact_match or label_accuracy.
         margin: Largest loss of quality that counts as equal, in the metric's own unit.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
     """
     return container(
         "deepcuts.components.accept.step",

@@ -1,4 +1,4 @@
-"""Accept: pass the cheaper candidate on only when it is no worse than the reference by the margin."""
+"""Accept: pass on the cheaper candidate only if it is not worse than the reference by the margin."""
 
 import shutil
 from pathlib import Path
@@ -30,10 +30,10 @@ def accept(
     verdict: Path,
     seed: Seed,
 ) -> Facts:
-    """Copy ``candidate_model`` to ``accepted`` if non-inferior, else ``reference_model``; its Scorecard too.
+    """Copy ``candidate_model`` to ``accepted`` if non-inferior, else ``reference_model``, with its Scorecard.
 
-    ``candidate`` and ``reference`` are Scorecards, or folders of one Scorecard a seed, paired by name.
-    A refusal is not an error: the pipeline keeps the reference, and the receipt says ``accepted: false``,
+    ``candidate`` and ``reference`` are Scorecards, or folders with one Scorecard per seed, paired by name.
+    A refusal is not an error: the pipeline keeps the reference, the receipt says ``accepted: false``, and
     ``verdict`` says why.
     """
     candidates, references = zip(*paired_runs(candidate, reference), strict=True)
@@ -52,7 +52,7 @@ def accept(
 
 
 def forgetting(candidate: Path, reference: Path, margin: float, seed: int) -> Comparison | None:
-    """Compare the two on general text, by the same margin; None unless both were scored on it."""
+    """Compare both on general text, by the same margin; None unless both were scored on it."""
     ours, theirs = scorecard_folders(candidate), scorecard_folders(reference)
     if not all((f / scorecards.GENERAL).exists() for f in (*ours.values(), *theirs.values())):
         return None
@@ -98,8 +98,8 @@ def paired_runs(candidate: Path, reference: Path) -> list[tuple[list[Score], lis
     """Return the scores of candidate and reference, seed by seed.
 
     Raises:
-        ValueError: the two hold Scorecards of different names.
-        FileNotFoundError: there is none.
+        ValueError: the names of the Scorecards differ.
+        FileNotFoundError: there is no Scorecard.
     """
     ours, theirs = scorecard_folders(candidate), scorecard_folders(reference)
     if ours.keys() != theirs.keys():
@@ -111,12 +111,12 @@ def paired_runs(candidate: Path, reference: Path) -> list[tuple[list[Score], lis
 
 
 def scorecard_folders(folder: Path) -> dict[str, Path]:
-    """Return the Scorecard in ``folder`` itself, or those in its folders by name."""
+    """Return the Scorecard in ``folder``, or those in its subfolders by name."""
     if folder.joinpath("scores.jsonl").exists():
         return {"one run": folder}
     found = {path.parent.name: path.parent for path in sorted(folder.glob("*/scores.jsonl"))}
     if not found:
-        raise FileNotFoundError(f"{folder} holds no Scorecard: run evaluate, or check the path")
+        raise FileNotFoundError(f"{folder} has no Scorecard: run evaluate, or check the path")
     return found
 
 
@@ -138,7 +138,7 @@ def markdown(compared: Comparison) -> str:
     """Render the verdict as Markdown."""
     unit, gap = UNITS[compared.metric], scorecards.smallest_gap(compared)
     head = "Accepted" if compared.non_inferior else "Refused: the reference is kept"
-    seeds = f"{compared.seeds} seeds" if compared.seeds > 1 else "1 seed, so chance between runs is not in it"
+    seeds = f"{compared.seeds} seeds" if compared.seeds > 1 else "1 seed, without variation between runs"
     rows = [
         ("metric", f"{compared.metric}, {unit}"),
         ("candidate against reference", change(compared.worse_by)),
@@ -162,13 +162,13 @@ def reason(compared: Comparison) -> str:
     if compared.low > compared.margin:
         return "The candidate is worse by more than the margin."
     return (
-        "That it is no worse has not been shown: the interval reaches over the margin. Score more examples, "
-        "train more seeds, or take a milder cut."
+        "Not shown to be no worse: the interval extends beyond the margin. Score more examples, "
+        "train more seeds, or use a milder cut."
     )
 
 
 def change(worse_by: float) -> str:
-    """Format by how much, with a word for the direction."""
+    """Format a difference, with a word for its direction."""
     return f"{abs(worse_by):.4f} {'worse' if worse_by > 0 else 'better'}" if worse_by else "no difference"
 
 

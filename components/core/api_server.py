@@ -1,4 +1,4 @@
-"""The Kubernetes API: log in, and read what its server refuses."""
+"""Log in to the Kubernetes API, and tell why it refused a request."""
 
 import json
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 from kubernetes import config
 
 OUTAGE_SECONDS = 600.0
-"""An upgrade of a control plane takes minutes, and running work continues meanwhile."""
+"""An upgrade of the control plane takes minutes; running work continues meanwhile."""
 REQUEST_SECONDS = 30
 FORBIDDEN, NOT_FOUND, CONFLICT = 403, 404, 409
 REFUSED = (400, 422)
@@ -15,7 +15,7 @@ ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 def connect(namespace: str) -> str:
-    """Log in as this pod, or as the kubeconfig says; returns ``namespace``, or the login's where it is empty.
+    """Log in as this pod or by kubeconfig; return ``namespace``, or the login's own if it is empty.
 
     Raises:
         ValueError: there is no cluster to log in to.
@@ -33,17 +33,17 @@ def connect(namespace: str) -> str:
 
 
 def exists_already(error: Exception) -> bool:
-    """Tell whether an object was not made because its name exists; quotas answer 409 as well."""
+    """Tell whether an object of that name exists already; a used-up quota answers 409, too."""
     return getattr(error, "status", None) == CONFLICT and _said(error).get("reason") == "AlreadyExists"
 
 
 def is_over_quota(error: Exception) -> bool:
-    """Tell whether a quota is used up, which passes as other objects go."""
+    """Tell whether a quota is used up; that passes once other objects are deleted."""
     return getattr(error, "status", None) == FORBIDDEN and "exceeded quota" in reason(error)
 
 
 def reason(error: Exception) -> str:
-    """Return what the server says, else what the client says."""
+    """Return the server's message, or the client's if there is none."""
     return str(_said(error).get("message") or getattr(error, "reason", None) or error)
 
 

@@ -1,16 +1,16 @@
-"""Attempts of one task: their number, signs of life, receipts and final ends, kept under the run.
+"""Attempts of one task: their number, heartbeats, receipts and final ends, kept under the run.
 
-KFP 2.17 shows every failure as exit code 1, uploads nothing of a failed step, and may start a lost or failed
-task again at every level of the DAG. So each attempt leaves what it did for ``run_records.py`` to read, and a
-step that cannot succeed (configuration, data, gate) leaves ``terminal.json``: the next attempt ends at once
-with the same code, and a client can show the message.
+KFP 2.17 reports every failure as exit code 1, uploads nothing from a failed step, and may retry a lost or
+failed task at every level of the DAG. So each attempt records what it did for ``run_records.py``, and a step
+that cannot succeed (configuration, data, gate) leaves ``terminal.json``: the next attempt exits at once with
+the same code, and a client can show the message.
 
 Layout, below ``<run>/<task>/attempts-<identity>/``::
 
     begun/<id>              Begun: an attempt started
     alive/<id>              Alive: its seconds so far, every 10 s
-    receipts/<id>/<name>    its Receipt; of a task of several steps one by step
-    inputs.json             URIs of the artifacts it was given, by input
+    receipts/<id>/<name>    its Receipt; one per step if the task has several
+    inputs.json             URIs of its input artifacts, by input name
     left/<name>             outputs of a failed attempt, which KFP does not upload
     terminal.json           Terminal: a final end
 """
@@ -40,21 +40,21 @@ if TYPE_CHECKING:
 TERMINAL = "terminal.json"
 INPUTS = "inputs.json"
 RECEIPT = "receipt"
-"""Name of the receipt of a task of one step."""
+"""Name of the receipt of a task with a single step."""
 FINAL: dict[int, type[Exception]] = {2: ValueError, 3: DataError, 5: GateRefused}
-"""What a later attempt raises, by the exit code of the one that ended for good."""
+"""Error a later attempt raises, by exit code of the attempt that ended for good."""
 OUTAGE_SECONDS = 5.0
-"""Bookkeeping waits no longer for the store; what needs the store waits by itself."""
+"""Longest wait for the store in bookkeeping; code that needs the store has its own, longer one."""
 ALIVE_SECONDS = 10.0
-"""Between two signs of life: a killed attempt's seconds are known to within this."""
+"""Time between heartbeats: the precision to which a killed attempt's seconds are known."""
 MAX_LOST = 20
-"""Attempts of a task in a run after which it gives up. KFP 2.17 also retries lost pods at every level of the
-DAG, so that the retries of a spot task are no bound: 11 pods used up one of two."""
+"""Lost attempts after which a task gives up. A task's own retry limit is no bound: KFP 2.17 also retries lost
+pods at every level of the DAG, and 11 pods used up one of two retries."""
 UNREACHABLE = (StoreError, ValueError, OSError)
-"""Faults of the store, which the step reports itself if it needs the store."""
+"""Store errors to ignore here; a step that needs the store reports them itself."""
 OBJECT_STORES = ("minio", "s3")
 RUN = "DEEPCUTS_RUN"
-"""Variable that names the run of a process to ``training/lease.py``; a Job has its uid."""
+"""Environment variable with the run's name for ``training/lease.py``; in a Job it is the Job's uid."""
 
 
 class Begun(msgspec.Struct, frozen=True):
@@ -66,11 +66,11 @@ class Begun(msgspec.Struct, frozen=True):
     started_at: str
     """UTC, ISO 8601."""
     node: dict[str, str] = {}
-    """Labels of the node, as far as they may be read."""
+    """Labels of the node; empty if they may not be read."""
 
 
 class Alive(msgspec.Struct, frozen=True):
-    """A sign of life."""
+    """A heartbeat."""
 
     seconds: NonNegative
     """Wall seconds of the attempt so far."""
@@ -87,9 +87,9 @@ class Terminal(msgspec.Struct, frozen=True):
 
 
 class Attempts:
-    """The attempts of one task of one run, or of one step of one Job, by what they leave under ``prefix``.
+    """The attempts of one task of a run, or one step of a Job, as recorded under ``prefix``.
 
-    The place belongs to the run: a new run starts afresh, whatever was fixed meanwhile.
+    The prefix belongs to the run, so a new run starts afresh.
     """
 
     def __init__(self, store: "Store", prefix: str) -> None:
@@ -97,11 +97,11 @@ class Attempts:
         self._id = uuid.uuid4().hex
 
     def begin(self, step: str, pool: str, started_at: str) -> int:
-        """Return the number of this attempt, from 1 on; 1 while the store does not answer.
+        """Return the number of this attempt, counted from 1; 1 if the store does not answer.
 
         Raises:
-            ValueError, DataError, GateRefused: as an earlier attempt that ended for good.
-            StoreError: MAX_LOST attempts have begun, and no end of any of them is known.
+            ValueError, DataError, GateRefused: an earlier attempt ended for good with this error.
+            StoreError: MAX_LOST attempts have begun and none is known to have ended.
         """
         try:
             before = self._terminal()
@@ -117,7 +117,7 @@ class Attempts:
 
     @contextmanager
     def alive(self, seconds: Callable[[], float]) -> Iterator[None]:
-        """Give a sign of life now and every ALIVE_SECONDS, from a thread, while the body runs."""
+        """Write a heartbeat now and every ALIVE_SECONDS, from a thread, while the body runs."""
         ended = threading.Event()
 
         def beat() -> None:
@@ -136,25 +136,25 @@ class Attempts:
             heart.join()
 
     def given(self, executor: Mapping[str, Any]) -> None:
-        """Leave the URIs of the input artifacts: by them a ledger finds what came from KFP's cache."""
+        """Record the URIs of the input artifacts, by which the ledger finds what came from KFP's cache."""
         artifacts = executor.get("inputs", {}).get("artifacts", {})
         uris = {name: [item["uri"] for item in value["artifacts"]] for name, value in artifacts.items()}
         with suppress(*UNREACHABLE):
             self._put(INPUTS, uris)
 
     def leave(self, receipt: Receipt, name: str = RECEIPT) -> None:
-        """Leave the receipt of the task, or of its step ``name``."""
+        """Record the receipt of the task, or of its step ``name``."""
         with suppress(*UNREACHABLE):
             self._put(f"receipts/{self._id}/{name}", receipt)
 
     def end(self, step: str, code: int, message: str) -> None:
-        """Leave a final end for the attempts to come; any other end leaves nothing."""
+        """Record a final end for later attempts; any other end is not recorded."""
         if code in FINAL:
             with suppress(*UNREACHABLE):
                 self._put(TERMINAL, Terminal(step, code, END_REASONS[code], message))
 
     def keep_outputs(self, executor: Mapping[str, Any], message: str) -> str:
-        """Put what a failed attempt wrote into the store; returns ``message`` with URIs for paths."""
+        """Store the outputs of a failed attempt; return ``message`` with their URIs in place of paths."""
         for name, value in executor["outputs"].get("artifacts", {}).items():
             for artifact in value["artifacts"]:
                 path = Path(path_of(artifact) or "/nowhere")
@@ -169,7 +169,7 @@ class Attempts:
         self._store.put_bytes(f"{self._prefix}/{name}", msgspec.json.encode(value))
 
     def _terminal(self) -> Terminal | None:
-        """Return the final end of an earlier attempt; a damaged one is none, and is written again."""
+        """Return the final end of an earlier attempt; a damaged record counts as none."""
         try:
             end = msgspec.json.decode(self._store.get_bytes(f"{self._prefix}/{TERMINAL}"), type=Terminal)
         except (FileNotFoundError, *MALFORMED):
@@ -178,29 +178,28 @@ class Attempts:
 
 
 def attempts(executor: Mapping[str, Any] | None, step: str) -> Attempts | None:
-    """Return the attempts of a task described by ``executor``, or of ``step`` in a Kubernetes Job.
+    """Return the attempts of the task in ``executor``, or of ``step`` in a Kubernetes Job; None if unknown.
 
-    A Job's manifest says where they are: ``DEEPCUTS_ATTEMPTS``, a URI that belongs to the Job. None where
-    nothing is known.
+    A Job's manifest sets ``DEEPCUTS_ATTEMPTS``, a URI that belongs to the Job.
     """
     uri, prefix = _of_task(executor) if executor else (os.environ.get("DEEPCUTS_ATTEMPTS", ""), step)
     if not uri:
         return None
-    # 0.2 s for the S3 client, which few runs outside KFP need
+    # imported here: the S3 client takes 0.2 s, and few runs outside KFP need it
     from deepcuts.components.core.store import open_store
 
     try:
         store = open_store(uri, OUTAGE_SECONDS)
-    except ValueError:  # no settings: the step says so if it needs the store
+    except ValueError:  # no settings: the step reports that if it needs the store
         return None
     return Attempts(store, prefix)
 
 
 @contextmanager
 def named_run(executor: Mapping[str, Any] | None) -> Iterator[None]:
-    """Tell the leases of the body which run they are of: one of an earlier pod of it, which is gone, is free.
+    """Name the run to leases taken in the body, so that they can take over one left by an earlier pod of it.
 
-    Outside the body the variable is as before. A task whose outputs are no objects has no earlier pods.
+    The variable is restored afterwards. A task whose outputs are not in an object store has no earlier pods.
     """
     root, prefix = _of_task(executor) if executor else ("", "")
     if not root or RUN in os.environ:
@@ -214,11 +213,11 @@ def named_run(executor: Mapping[str, Any] | None) -> Iterator[None]:
 
 
 def _of_task(executor: Mapping[str, Any]) -> tuple[str, str]:
-    """Return (URI of the bucket, prefix in it); both empty where outputs are no objects.
+    """Return (URI of the bucket, prefix in it); both empty if outputs are not in an object store.
 
-    The local runner keeps its tasks' attempts itself. An output's URI is ``<pipeline
-    root>/<run>/<task>/<random>/<name>`` (kfp 2.17). The turns of a loop share the first three, so the place
-    is also named by the inputs: those, without the ids that change when a whole DAG is tried again.
+    The local runner records its attempts itself. An output's URI is ``<pipeline
+    root>/<run>/<task>/<random>/<name>`` (kfp 2.17). Iterations of a loop share the first three parts, so the
+    prefix also has a hash of the inputs, without the ids that change when a whole DAG is retried.
     """
     made = executor["outputs"].get("artifacts", {})
     uri = next((artifact["uri"] for value in made.values() for artifact in value["artifacts"]), "")
@@ -233,9 +232,9 @@ def _of_task(executor: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def split_uri(uri: str) -> tuple[str, list[str]]:
-    """Return (URI of a store, path in it) of an artifact; ("", []) where it lies in none.
+    """Split an artifact's URI into (URI of the store, path in it); ("", []) if it is in no store.
 
-    For ``file://`` the store is the folder of the run's tasks, so that keys are ``<task>/<folder>/<name>``.
+    For ``file://`` the store is the run's folder, so keys are ``<task>/<folder>/<name>``.
     """
     scheme, _, rest = uri.partition("://")
     if scheme in OBJECT_STORES:

@@ -10,11 +10,11 @@ RESAMPLES = 10_000
 """Monte-Carlo error of a 2.5 % quantile from 10,000 resamples is about 0.02 standard errors."""
 
 SKEW_SHARE = 2.2
-"""Share of its 5 % by which a one-sided bound misses, per unit of the mean's skewness: the first term of
-Edgeworth's series, (2 z^2 + 1) phi(z) / 6 / 0.05 at z = 1.645 (Hall 1992, The Bootstrap and Edgeworth
-Expansion, 3.5). A studentized bootstrap allows for it once, with a skewness that few examples understate."""
+"""Relative error of a one-sided 5 % bound, per unit of the mean's skewness: the first term of Edgeworth's
+series, (2 z^2 + 1) phi(z) / 6 / 0.05 at z = 1.645 (Hall 1992, The Bootstrap and Edgeworth Expansion, 3.5).
+A studentized bootstrap corrects for it once, with a skewness that a small sample understates."""
 MIN_ERROR = 0.2
-"""Lower bound of a resample's error, in standard errors of the whole sample: without it t has no bound."""
+"""Smallest error of a resample, in standard errors of the whole sample; without it t is unbounded."""
 
 
 def interval(
@@ -22,12 +22,12 @@ def interval(
 ) -> tuple[float, float]:
     """Return the two-sided interval of sum(numerator) / sum(weight) at ``level``.
 
-    Every seed was scored on the same examples, so the two factors are crossed: a draw is the mean, plus a
-    deviation of seeds (Student's t), plus a deviation of resampled examples. The latter is drawn in two ways
-    and the wider bound is taken on each side, because each way alone accepts too much somewhere: a percentile
-    bootstrap where differences are skewed (a few examples much worse), a studentized one where few examples
-    differ at all (shares). Where the mean itself is skewed, both intervals are still too short, so the level
-    is raised by SKEW_SHARE of the skewness. Seeds are assumed symmetric. tests/core/test_scorecards.py
+    All seeds were scored on the same examples, so the two factors are crossed: a draw is the mean, plus a
+    deviation over seeds (Student's t), plus a deviation over resampled examples. The latter is drawn in two
+    ways, and each side takes the wider bound, because either way alone is too narrow in some cases: the
+    percentile bootstrap when differences are skewed (a few examples much worse), the studentized one when few
+    examples differ at all (shares). If the mean itself is skewed, both are still too short, so the level is
+    raised by SKEW_SHARE times the skewness. Seeds are assumed symmetric. tests/core/test_scorecards.py
     measures the coverage.
 
     Args:
@@ -39,7 +39,7 @@ def interval(
     seeds, examples = numerator.shape
     of_seeds = numerator.sum(axis=1) / weight.sum()
     mean = of_seeds.mean()
-    error = float(of_seeds.std(ddof=1) / np.sqrt(seeds)) if seeds > 1 else 0.0  # of one nothing is known
+    error = float(of_seeds.std(ddof=1) / np.sqrt(seeds)) if seeds > 1 else 0.0  # one seed has no spread
     by_seeds = error * rng.standard_t(max(1, seeds - 1), RESAMPLES)
     over_seeds = numerator.mean(axis=0)
     away, studentized = _by_examples(over_seeds, weight, rng)
@@ -59,17 +59,17 @@ def _skewness(deviations: NDArray[np.float64]) -> float:
     scale = float(np.abs(deviations).max())
     if scale == 0:
         return 0.0
-    unit = deviations / scale  # their cubes neither overflow nor vanish
+    unit = deviations / scale  # so that cubes neither overflow nor underflow
     return float(abs((unit**3).sum()) / (unit**2).sum() ** 1.5)
 
 
 def _by_examples(
     numerator: NDArray[np.float64], weight: NDArray[np.float64], rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Resample examples; return, per resample, (deviation of the ratio, -t times the ratio's standard error).
+    """Resample examples; return per resample (deviation of the ratio, -t times the ratio's standard error).
 
-    t is the deviation in the resample's own standard errors: where distant examples were not drawn, ratio and
-    error are both too small, which t shows and the deviation alone does not.
+    t is the deviation in the resample's own standard errors. A resample without the outliers has too small a
+    ratio and too small an error; t shows that, the deviation alone does not.
     """
     examples = len(weight)
     columns = np.stack([numerator, weight, numerator**2, numerator * weight, weight**2], axis=1)
@@ -97,14 +97,14 @@ def _ratio(sums: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.f
 def _widened(deviations: NDArray[np.float64], items: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """Multiply deviations of bootstrap means of ``items`` by sqrt(items / chi-square(items - 1)).
 
-    That is items / (items - 1) for the variance that a resample lacks, and Student's t for not knowing it.
-    A single item says nothing about its spread and is left alone.
+    items / (items - 1) makes up for the variance a resample lacks, chi-square for the variance being
+    estimated (Student's t). A single item has no spread and is left as it is.
     """
     return deviations * np.sqrt(items / rng.chisquare(items - 1, RESAMPLES)) if items > 1 else deviations
 
 
 def _counts(items: int, resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Count the draws of each item, (resamples, items); 6 times as fast as ``rng.multinomial``."""
+    """Count how often each item is drawn, (resamples, items); 6 times as fast as ``rng.multinomial``."""
     drawn = rng.integers(items, size=(resamples, items), dtype=np.int32)
     drawn += (np.arange(resamples, dtype=np.int32) * items)[:, None]
     counts = np.bincount(drawn.ravel(), minlength=resamples * items)

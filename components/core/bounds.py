@@ -1,4 +1,4 @@
-"""Bounded numbers of Recipes and steps; the bound is checked where a value is decoded. One name a bound."""
+"""Bounded number types for Recipes and steps, checked when a value is decoded."""
 
 from typing import Annotated
 
@@ -13,4 +13,4 @@ OpenShare = Annotated[float, Meta(gt=0, lt=1)]
 Count = Annotated[int, Meta(ge=1)]
 Whole = Annotated[int, Meta(ge=0)]
 Seed = Annotated[int, Meta(ge=0, le=2**32 - 1)]
-"""NumPy takes no larger one, and JSON's numbers, which KFP passes, are whole below 2^53."""
+"""NumPy's limit for a seed; also below 2^53, up to which the JSON numbers of KFP are exact."""

@@ -1,7 +1,6 @@
-"""Carry: between the store and this container, around the step of a Job (``pipelines/kubeflow/jobs.py``).
+"""Carry files between the store and this container, before and after the step of a Job (kubeflow/jobs.py).
 
-``python -m deepcuts.components.core.carry get URI PATH URI PATH …`` before it, ``put`` with the same words
-after it.
+``python -m deepcuts.components.core.carry get URI PATH URI PATH …`` runs before it, ``put …`` after it.
 """
 
 import sys
@@ -14,11 +13,11 @@ from deepcuts.components.core.store import open_store, replace, retrieve, withdr
 
 
 def get(uri: str, path: Path) -> None:
-    """Bring an object, or a folder: as it was put, verified; one that no ``put`` made, object by object.
+    """Download an object or a folder; a folder that ``put`` made is verified.
 
     Raises:
-        FileNotFoundError: nothing is there.
-        Torn: a ``put`` is under way or was cut short, or an object is not what was put.
+        FileNotFoundError: there is nothing at ``uri``.
+        Torn: a ``put`` is under way or was interrupted, or an object has changed since.
     """
     parent, _, name = uri.rstrip("/").rpartition("/")
     store = open_store(parent)
@@ -27,7 +26,7 @@ def get(uri: str, path: Path) -> None:
         return
     if store.exists(f"{name}/{MANIFEST}"):
         retrieve(store, name, path)
-        files.remove(path / MANIFEST)  # the folder that was put had none: its digest stays
+        files.remove(path / MANIFEST)  # the original folder had none, and its digest must stay the same
         return
     keys = store.list(f"{name}/")
     if not keys:
@@ -37,12 +36,12 @@ def get(uri: str, path: Path) -> None:
 
 
 def put(uri: str, path: Path) -> None:
-    """Take away a file or a folder, in place of whatever was put there before.
+    """Upload a file or a folder, replacing what was there before.
 
-    Where the step made none, nothing is put, and what an earlier run of that name put stays.
+    If the step made no such output, nothing is uploaded and what an earlier run uploaded stays.
 
     Raises:
-        ValueError: the folder has a file of the manifest's name, which would be lost.
+        ValueError: the folder has a file with the manifest's name, which would be overwritten.
     """
     parent, _, name = uri.rstrip("/").rpartition("/")
     store = open_store(parent)
@@ -56,12 +55,12 @@ def put(uri: str, path: Path) -> None:
     if (path / MANIFEST).exists():
         raise ValueError(f"{path} holds a {MANIFEST}, which is what a put seals a folder with: rename it")
     if store.exists(name):
-        store.delete(name)  # a file of that name would be taken for it
+        store.delete(name)  # else ``get`` would take an older file of that name
     replace(store, path, name)
 
 
 def main(words: list[str]) -> int:
-    """Exit code; what went wrong is on stderr."""
+    """Run the command; return its exit code. Errors go to stderr."""
     way = {"get": get, "put": put}[words[0]]
     try:
         for uri, path in zip(words[1::2], words[2::2], strict=True):

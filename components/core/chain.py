@@ -1,9 +1,9 @@
-"""Run several steps one after another in one container: a task of Kubeflow's costs 20 s before it works.
+"""Run several steps one after another in one container: starting a Kubeflow task takes 20 s.
 
 ``python -m deepcuts.components.core.chain --executor-input … --receipt … --part NAME=STEP FLAGS --part …``
 
-Each step is a process of its own, so its receipt is what it would be alone, in a file called as the chain's
-with ``_NAME`` behind it; the first that fails ends the task with its exit code.
+Each step is a separate process, so its receipt is the same as if it ran alone; it is written to the path of
+the chain's receipt with ``_NAME`` appended. The first step that fails ends the task with its exit code.
 """
 
 import os
@@ -33,7 +33,7 @@ class ChainPart(NamedTuple):
     """One step of a chain."""
 
     name: str
-    """In the ledger."""
+    """Name in the ledger."""
     module: str
     argv: list[str]
 
@@ -42,7 +42,7 @@ def split(argv: list[str]) -> tuple[dict[str, str], list[ChainPart]]:
     """Return the chain's own flags and its parts.
 
     Raises:
-        ValueError: there is no part, or one is not ``NAME=STEP``.
+        ValueError: there is no ``--part``, or one is not ``NAME=STEP``.
     """
     own: dict[str, str] = {}
     parts: list[ChainPart] = []
@@ -62,7 +62,7 @@ def split(argv: list[str]) -> tuple[dict[str, str], list[ChainPart]]:
 
 
 def run(argv: list[str], meter: Meter) -> int:
-    """Run the parts; returns the exit code of the first that failed, or 0."""
+    """Run the parts; return the exit code of the first that failed, or 0."""
     own, parts = split(argv)
     executor: dict[str, Any] | None = msgspec.json.decode(own.get("--executor-input", "null"))
     meter.pool = executor_input.pool(executor or {}) or meter.pool
@@ -80,7 +80,8 @@ def run(argv: list[str], meter: Meter) -> int:
     with attempts.alive(meter.seconds) if attempts else nullcontext():
         if attempts and executor:
             attempts.given(executor)
-        for part in parts:
+        for number, part in enumerate(parts, 1):
+            print(f"{part.name}: part {number} of {len(parts)}", file=sys.stderr, flush=True)
             left = Path(f"{own['--receipt']}_{part.name}")
             words = [executor_input.value(word, executor) for word in part.argv]
             code = _process([part.module, *words, "--receipt", str(left)], meter)
@@ -96,7 +97,7 @@ def run(argv: list[str], meter: Meter) -> int:
 
 
 def _process(argv: list[str], meter: Meter) -> int:
-    """Run ``python -m argv`` to its end, handing SIGTERM on; its exit code, 128 + n after signal n."""
+    """Run ``python -m argv``, forwarding SIGTERM; return its exit code, 128 + n after signal n."""
     process = subprocess.Popen(
         [sys.executable, "-m", *argv],
         env=os.environ | {"DEEPCUTS_ATTEMPT": str(meter.attempt), "DEEPCUTS_POOL": meter.pool},
@@ -134,7 +135,7 @@ def _close(
     message: str,
     ended: Mapping[str, Receipt],
 ) -> int:
-    """Leave the chain's own receipt: what its process took besides its parts."""
+    """Write the chain's own receipt: what its process took in addition to its parts."""
     whole = meter.receipt(CHAIN, code if code in receipts.END_REASONS else 4, {}, message)
     spent = [(receipt.wall_seconds, receipt.cpu_seconds) for receipt in ended.values()]
     rest = msgspec.structs.replace(
@@ -145,7 +146,7 @@ def _close(
     if attempts:
         attempts.leave(rest)
     facts = {name: value for receipt in ended.values() for name, value in receipt.facts.items()}
-    shown = msgspec.structs.replace(rest, facts=facts)  # for tasks that take it as input
+    shown = msgspec.structs.replace(rest, facts=facts)  # for tasks that take the receipt as input
     if "--receipt" in own:
         cli.write_json(Path(own["--receipt"]), shown)
     if executor and not code:

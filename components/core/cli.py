@@ -1,8 +1,8 @@
 """Run a step from the command line: argv in, files out, one receipt at the end.
 
 The same command works on a laptop, in a KFP pod, a Katib trial and a TrainJob. Values use the encoding KFP
-gives container arguments: text as it is, everything else as JSON (``true``, ``0.1``, ``["a"]``), or ``@PATH``
-of a file that holds it. With an executor input, ``$.NAME`` is the value of that parameter of the task.
+gives container arguments: text as it is, everything else as JSON (``true``, ``0.1``, ``["a"]``) or ``@PATH``
+of a file with the value. With an executor input, ``$.NAME`` is the value of that parameter of the task.
 """
 
 import inspect
@@ -28,17 +28,17 @@ StepFunction = Callable[..., Facts]
 
 
 def main(step: StepFunction) -> None:
-    """Run a step (``python -m``), then exit with the code of its outcome."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # that its CPU kernels are not there, each time
+    """Run a step (``python -m``), then exit with its exit code."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns each time that it has no CPU kernels
     sys.exit(run(step, sys.argv[1:], Meter(process_start())))
 
 
 def run(step: StepFunction, argv: list[str], meter: Meter | None = None) -> int:
-    """Parse ``argv``, run ``step``, leave its receipt on stdout, on disk and with KFP.
+    """Parse ``argv``, run ``step``, and write its receipt to stdout, to disk and for KFP.
 
-    Returns the exit code (``core/errors.py``). What a user can fix is one message on stderr; a traceback
-    means a bug of ours. A failed step leaves a receipt too: failed work costs money. Under KFP an attempt
-    after a final end repeats that end at once (``core/attempts.py``).
+    Returns the exit code (``core/errors.py``). An error the user can fix is one message on stderr; a
+    traceback means a bug of ours. A failed step writes a receipt, too: failed work costs money. Under KFP, an
+    attempt after a final end exits at once in the same way (``core/attempts.py``).
     """
     if argv in (["-h"], ["--help"]):
         print(usage(step))
@@ -66,7 +66,7 @@ def run(step: StepFunction, argv: list[str], meter: Meter | None = None) -> int:
                 facts = _facts(step, values)
     except Exception as error:
         code, message = exit_code(error), escape.redacted(str(error)) or type(error).__name__
-        if attempts and executor:  # a Job ends by its podFailurePolicy, and may be made again after a fix
+        if attempts and executor:  # a Job has its podFailurePolicy, and may be created again after a fix
             message = attempts.keep_outputs(executor, message)
             attempts.end(step.__name__, code, message)
         _explain(step.__name__, error, code, message)
@@ -87,11 +87,11 @@ def run(step: StepFunction, argv: list[str], meter: Meter | None = None) -> int:
 
 
 def _facts(step: StepFunction, values: Mapping[str, Any]) -> Facts:
-    """Return what the step returns.
+    """Run the step and return its facts.
 
     Raises:
-        DataError: a panic of Rust, which no ``except Exception`` sees.
-        ValueError: a module is missing that an extra installs.
+        DataError: Rust code panicked, which ``except Exception`` does not catch.
+        ValueError: a module is missing that one of our extras installs.
     """
     try:
         return step(**values)
@@ -107,14 +107,14 @@ def _facts(step: StepFunction, values: Mapping[str, Any]) -> Facts:
 
 
 def begin(attempts: Attempts, step: str, meter: Meter) -> None:
-    """Begin an attempt and number its receipt, as the local runner did; raises as ``Attempts.begin``."""
+    """Begin an attempt and set its number for the receipt; raises what ``Attempts.begin`` raises."""
     number = attempts.begin(step, meter.pool, meter.started_at)
     if "DEEPCUTS_ATTEMPT" not in os.environ:
         meter.attempt = number
 
 
 def pairs(argv: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Return (value by flag, what is wrong); a flag takes one value, even one that begins with ``-1e-5``."""
+    """Return (value by flag, problems); a flag takes one value, which may begin with a dash (``-1e-5``)."""
     values: dict[str, str] = {}
     found = []
     words = iter(argv)
@@ -132,12 +132,12 @@ def pairs(argv: list[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def parse(step: StepFunction, flags: Mapping[str, str], problems: list[str]) -> dict[str, Any]:
-    """Return the values for ``step``'s parameters from its ``flags``; one that may be None may be left out.
+    """Return the values of ``step``'s parameters from ``flags``; a flag whose value may be None is optional.
 
     Raises:
-        ValueError: ``problems``, every unknown or missing flag and every value that does not fit, one a line.
+        ValueError: ``problems``, unknown and missing flags and invalid values, one per line.
     """
-    hints = get_type_hints(step, include_extras=True)  # with the bounds of Annotated[int, Meta(ge=1)]
+    hints = get_type_hints(step, include_extras=True)  # keeps bounds, as in Annotated[int, Meta(ge=1)]
     names = {_flag(name): name for name in inspect.signature(step).parameters}
     found = problems + [strict.unknown_key("", flag, names) for flag in flags if flag not in names]
     values: dict[str, Any] = {}
@@ -158,14 +158,14 @@ def parse(step: StepFunction, flags: Mapping[str, str], problems: list[str]) -> 
 
 
 def usage(step: StepFunction) -> str:
-    """Return what the step does and the flags it takes."""
+    """Return the help text: what the step does and the flags it takes."""
     hints = get_type_hints(step)
     flags = [f"  {_flag(name)} {_type_name(hints[name])}" for name in inspect.signature(step).parameters]
     return "\n".join([f"{step.__name__}: {inspect.getdoc(step)}", "", *flags, "  --receipt path (optional)"])
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write ``value`` as JSON, whole or not at all."""
+    """Write ``value`` as JSON, atomically."""
     with files.staged(path) as staging:
         staging.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n")
 
@@ -179,7 +179,7 @@ def _type_name(hint: Any) -> str:
 
 
 def _optional(hint: Any) -> bool:
-    """Return whether a parameter may be None: ``str | None``."""
+    """Tell whether a parameter may be None: ``str | None``."""
     return type(None) in get_args(hint)
 
 
@@ -194,12 +194,12 @@ def _decode(hint: Any, text: str, name: str) -> Any:
 
 
 def from_json(text: str, name: str) -> Any:
-    """Return the value of a flag that is neither text nor a path: JSON, or ``@PATH`` of a YAML or JSON file.
+    """Parse the value of a flag that is neither text nor a path: JSON, or ``@PATH`` of a YAML or JSON file.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: ``text`` is neither.
     """
-    if text.startswith("@"):  # nothing in JSON does
+    if text.startswith("@"):  # JSON never does
         return _from_file(Path(text[1:]), name)
     try:
         return json.loads(text)
@@ -218,9 +218,10 @@ def _from_file(path: Path, name: str) -> Any:
 
 
 def _check_inputs(executor: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-    """Name the URI, not our path, of a missing input: a missing object is a missing file in kfp 2.17.0.
+    """Report a missing input by its URI: kfp 2.17.0 turns a missing object into a missing file.
 
-    Only artifacts that are a parameter by themselves: the ledger takes many in one, and some may be missing.
+    Checks only artifacts that are a parameter of their own: the ledger takes many in one, and some may be
+    absent.
     """
     inputs = executor.get("inputs", {}).get("artifacts", {})
     for name, value in inputs.items():
@@ -244,11 +245,11 @@ def _explain(step: str, error: Exception, code: int, message: str) -> None:
 
 
 def executor_output(made: Mapping[str, Receipt], outputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return KFP's ExecutorOutput: declared output parameters by name, every number as a metric of the run.
+    """Return KFP's ExecutorOutput: declared output parameters by name, and every number as a metric.
 
     Args:
-        made: Receipts by the output artifact that holds each.
-        outputs: Of the executor input. Other parameters the step wrote to files, where KFP's launcher looks.
+        made: Receipts by output artifact.
+        outputs: ``outputs`` of the executor input. KFP's launcher reads other parameters from files.
     """
     facts = {name: value for receipt in made.values() for name, value in receipt.facts.items()}
     return {

@@ -1,25 +1,25 @@
-"""The one clock. Records are in UTC, ISO 8601, milliseconds; people see the time of their machine."""
+"""The only clock. Records are in UTC, ISO 8601, to the millisecond; people see their local time."""
 
 import datetime
 
 
 def now() -> datetime.datetime:
-    """Return the time now, in UTC."""
+    """Return the current time in UTC."""
     return datetime.datetime.now(datetime.UTC)
 
 
 def local() -> datetime.datetime:
-    """Return the time now where this machine is."""
+    """Return the current time in this machine's zone."""
     return now().astimezone()
 
 
 def utc(at: float | None = None) -> str:
-    """Return the time now, or at ``at`` (``time.time``): ``2026-11-23T09:15:02.481+00:00``."""
+    """Format the current time, or ``at`` (``time.time``): ``2026-11-23T09:15:02.481+00:00``."""
     time = now() if at is None else datetime.datetime.fromtimestamp(at, datetime.UTC)
     return time.isoformat(timespec="milliseconds")
 
 
 def seconds_since(then: str | datetime.datetime) -> float:
-    """Return the seconds from ``then``, a time with its zone or a record of one, until now."""
+    """Return the seconds since ``then``, a time with a zone or its text."""
     begun = datetime.datetime.fromisoformat(then) if isinstance(then, str) else then
     return (now() - begun).total_seconds()

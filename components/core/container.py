@@ -20,17 +20,17 @@ from deepcuts.components.core.executor_input import PARAMETER, STEP
 
 REGISTRY = os.environ.get("DEEPCUTS_REGISTRY", "localhost/deepcuts")
 TAG = os.environ.get("DEEPCUTS_TAG", "dev")
-"""Set at compile time: a release uses its digest's tag, which keeps KFP's cache key honest."""
+"""Set at compile time; a release has its own tag, so KFP never reuses results of older code."""
 DIGESTS = dict(word.partition("=")[::2] for word in os.environ.get("DEEPCUTS_DIGESTS", "").split(",") if word)
 """``train=sha256:…,data=sha256:…``: digest by image; a registry may move a tag, never a digest."""
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 def image_name(image: str) -> str:
-    """Return the reference of one of our images: registry, tag, and its digest where one is given.
+    """Return the full reference of one of our images: registry, tag, and digest if one is set.
 
     Raises:
-        ValueError: digests are given, and this image has none, or one that is none.
+        ValueError: digests are set, but this image's is missing or malformed.
     """
     if DIGESTS and not DIGEST.fullmatch(DIGESTS.get(image, "")):
         raise ValueError(f"DEEPCUTS_DIGESTS has {DIGESTS.get(image)!r} for {image}: give {image}=sha256:…")
@@ -38,7 +38,7 @@ def image_name(image: str) -> str:
 
 
 PLACE = {"pool": str, "selector": dict, "taints": list, "cpu": str, "memory": str, "devices": str}
-"""Output parameters that place a pod, by type; numbers are text for KFP's driver."""
+"""Output parameters that place a pod, by type; KFP's driver takes numbers as text."""
 
 
 class ChainedStep(NamedTuple):
@@ -51,10 +51,11 @@ class ChainedStep(NamedTuple):
 def container(
     module: str, image: str, receipt: dsl.Output[dsl.Metrics], **flags: object
 ) -> dsl.ContainerSpec:
-    """Return ``python -m module`` in ``image``, one ``--flag value`` a keyword; artifacts by name as JSON.
+    """Return ``python -m module`` in ``image``, with one ``--flag value`` per keyword.
 
-    A parameter or a path is passed as ``$.NAME``, which the step looks up in the executor input: the server
-    would write it into the pod a second time, and a run's status holds each pod six times.
+    A parameter or path is passed as ``$.NAME``, which the step looks up in the executor input; the server
+    would write its value into the pod a second time, and a run's status holds each pod six times. A dict of
+    artifacts is passed as JSON, by name.
     """
     args = [*part(module, **flags).args, *_own(receipt)]
     return dsl.ContainerSpec(image=image_name(image), command=["python", "-m", module], args=args)
@@ -70,26 +71,26 @@ def part(module: str, **flags: object) -> ChainedStep:
 def chain(image: str, receipt: dsl.Output[dsl.Metrics], **parts: ChainedStep) -> dsl.ContainerSpec:
     """Run several steps one after another in one container of ``image`` (``core/chain.py``).
 
-    Each of ``parts``, by its name in the ledger, has a receipt of its own, ``<receipt>_NAME``; ``receipt`` is
-    the chain's and holds what all of them found.
+    Each of ``parts``, keyed by its name in the ledger, writes its own receipt to ``<receipt>_NAME``;
+    ``receipt`` is the chain's and has the facts of all of them.
     """
     args = _own(receipt)
     for name, step in parts.items():
-        beginning, end = STEP.split("{}")  # left out: a run's status has each word 8 times
+        beginning, end = STEP.split("{}")  # left out to save space: a run's status repeats each word 8 times
         args += ["--part", f"{name}={step.module.removeprefix(beginning).removesuffix(end)}", *step.args]
     command = ["python", "-m", "deepcuts.components.core.chain"]
     return dsl.ContainerSpec(image=image_name(image), command=command, args=args)
 
 
 def parameter_files(*beginnings: str) -> str:
-    """Return the files of output parameters whose names begin so, by name, as one flag."""
+    """Return one flag value for the files of all output parameters whose names start with ``beginnings``."""
     return PARAMETER + ",".join(f"{beginning}*" for beginning in beginnings)
 
 
 def places(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a component the output parameters that place pods: ``NAME_pool`` to ``NAME_devices``.
+    """Add to a component the output parameters that place pods, ``NAME_pool`` to ``NAME_devices``.
 
-    The component takes all of them as one argument ``placed``, a flag's value.
+    The component receives them as one argument, ``placed``, which is the value of a flag.
     """
     kinds: dict[str, Any] = {f"{name}_{what}": kind for name in names for what, kind in PLACE.items()}
 
@@ -107,14 +108,14 @@ def places(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
             own = {key: value for key, value in given.items() if key not in kinds}
             return face(**own, placed=parameter_files(*names))
 
-        wrapped.__signature__ = signature  # type: ignore[attr-defined]  # which kfp reads
+        wrapped.__signature__ = signature  # type: ignore[attr-defined]  # kfp reads it
         return wrapped
 
     return decorate
 
 
 def between(name: str) -> str:
-    """Return the path of what one step of a chain leaves to the next: it lies by the chain's receipt."""
+    """Return the path of a file that one step of a chain passes to the next, next to the chain's receipt."""
     return f"{PARAMETER}receipt.{name}"
 
 

@@ -1,4 +1,4 @@
-"""Names of data files: which format a name promises, and which files belong to no data set."""
+"""Names of data files: which format a name stands for, and which files are not data."""
 
 from pathlib import PurePosixPath
 
@@ -11,7 +11,7 @@ ADVICE = {
     (".bz2", ".xz", ".lz4"): "unpack it, or pack it with gzip or zstd",
     (".xlsx", ".xls", ".ods"): "save the sheet as CSV",
     (".arrow", ".feather"): "load it (datasets.load_from_disk, pyarrow.feather) and save it with to_parquet",
-    (".txt", ".md", ".html", ".pdf"): 'write its texts as JSON Lines, {"text": "..."} a line',
+    (".txt", ".md", ".html", ".pdf"): 'write its texts as JSON Lines, one {"text": "..."} per line',
     (
         ".xml",
         ".yaml",
@@ -23,14 +23,14 @@ ADVICE = {
         ".npy",
     ): "export its rows as JSON Lines or CSV",
 }
-"""What to do about files that hold data and are not read, by suffix."""
+"""What to do with data files that cannot be read, by suffix."""
 
 
 def data_suffix(name: str) -> str:
-    """Return the format that a file name promises: lower case, no compression; empty for other files.
+    """Return the format suffix of a file name, in lower case, without compression; empty if it is not data.
 
-    ``a.JSONL.gz`` is ``.jsonl``; ``a.gz`` and ``a.txt`` are no data. Spark's bare
-    ``part-00000`` is ``.part``, of a format that its first bytes tell.
+    ``a.JSONL.gz`` is ``.jsonl``; ``a.gz`` and ``a.txt`` are not data. Spark's bare ``part-00000`` is
+    ``.part``; its first bytes show the format.
     """
     path = PurePosixPath(name.lower())
     if path.suffix in COMPRESSIONS:
@@ -41,7 +41,7 @@ def data_suffix(name: str) -> str:
 
 
 def data_stem(name: str) -> str:
-    """Return a name without format and compression, lower case: ``train.en.jsonl.gz`` is ``train.en``."""
+    """Return a name in lower case without format and compression: ``train.en`` for ``train.en.jsonl.gz``."""
     path = PurePosixPath(name.lower())
     path = path.with_suffix("") if path.suffix in COMPRESSIONS else path
     return path.stem if path.suffix in FORMATS else path.name
@@ -54,6 +54,6 @@ def is_sidecar(name: str) -> bool:
 
 
 def advice(name: str) -> str:
-    """Return what to do about a file that is not read; empty where its name says nothing."""
+    """Return what to do with a file that cannot be read; empty if its name gives no hint."""
     suffix = PurePosixPath(name.lower()).suffix
     return next((fix for suffixes, fix in ADVICE.items() if suffix in suffixes), "")

@@ -1,4 +1,4 @@
-"""A time limit for what strangers wrote and we run: templates, patterns, configurations."""
+"""A time limit for untrusted code and patterns: templates, regular expressions, configurations."""
 
 import ctypes
 import signal
@@ -9,24 +9,23 @@ from contextlib import contextmanager
 from types import FrameType
 
 AGAIN_SECONDS = 1.0
-"""Until the alarm rings once more: jinja2's optimizer swallows what is raised while it folds a constant."""
+"""Time until the alarm repeats: jinja2's optimizer swallows exceptions while it folds constants."""
 
 
 class Late(BaseException):
-    """The alarm; no ``except Exception`` of a library between the limit and the slow code holds it up."""
+    """The alarm; a BaseException, so that a library's ``except Exception`` does not catch it."""
 
 
 @contextmanager
 def within(seconds: float, late: Exception) -> Iterator[None]:
-    """Raise ``late`` in place of what the body does when the process takes ``seconds`` of CPU time in it.
+    """Interrupt the body and raise ``late`` after ``seconds`` of CPU time of this process.
 
-    Not of wall time: on two cores with forty busy processes a template of milliseconds took over 10 s of it.
-    In the main thread SIGPROF interrupts Python code, and calls into C that look for signals (powers of large
-    integers, regular expressions). In another thread Python code alone is interrupted: there a call
-    into C ends first.
+    CPU time, not wall time: with forty busy processes on two cores, a template of milliseconds took over 10
+    s. In the main thread SIGPROF interrupts Python code and C calls that check for signals (powers of large
+    integers, regular expressions). In other threads only Python code is interrupted; a C call finishes first.
     """
     alarm = _of_main if threading.current_thread() is threading.main_thread() else _of_thread
-    rings: type[Late] = type("Late", (Late,), {})  # of this limit: one around it has its own
+    rings: type[Late] = type("Late", (Late,), {})  # tells nested limits apart
     try:
         with alarm(seconds, rings):
             yield
@@ -49,11 +48,11 @@ def _of_main(seconds: float, rings: type[Late]) -> Iterator[None]:
             signal.setitimer(signal.ITIMER_PROF, seconds, AGAIN_SECONDS)
             yield
         finally:
-            over = True  # nothing below is interrupted
+            over = True  # from here on nothing is interrupted
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, handler)
-        if left:  # of a limit around this one
+        if left:  # restart the outer limit's timer
             left = max(0.001, left - (time.process_time() - begun))
             signal.setitimer(signal.ITIMER_PROF, left, again)
 
@@ -80,12 +79,12 @@ def _of_thread(seconds: float, rings: type[Late]) -> Iterator[None]:
         finally:
             over = True
     finally:
-        with deciding:  # it rings no more
-            _raise_in(caller, None)  # nor has rung and not been heard
+        with deciding:  # stops the alarm
+            _raise_in(caller, None)  # and cancels one that was not raised yet
         ended.set()
 
 
 def _raise_in(thread: int, error: type[BaseException] | None) -> None:
-    """Have a thread raise ``error`` at its next line of Python; None takes back what is not raised yet."""
+    """Make a thread raise ``error`` at its next line of Python; None cancels one not yet raised."""
     what = None if error is None else ctypes.py_object(error)
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), what)

@@ -1,4 +1,4 @@
-"""What ends a step, and the exit code that tells the caller whether to try again.
+"""Errors that end a step, and exit codes that tell the caller whether to retry.
 
 A plain ``ValueError`` is a configuration error. Anything not listed here is a bug: traceback, exit code 1.
 """
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class DataError(ValueError):
-    """The data cannot be used as it is; trying again with the same data is useless."""
+    """The data cannot be used as it is; a retry with the same data fails again."""
 
 
 class ModelFault(DataError):
@@ -16,15 +16,15 @@ class ModelFault(DataError):
 
 
 class StoreError(Exception):
-    """The object store did not answer, or answered wrongly; trying again may help."""
+    """The object store did not answer, or answered wrongly; a retry may help."""
 
 
 class GateRefused(Exception):
-    """A quality or budget gate said no; what was made so far is kept."""
+    """A quality or budget gate refused; results so far are kept."""
 
 
 class Preempted(Exception):
-    """SIGTERM came; a checkpoint is committed, the same argv resumes from there."""
+    """SIGTERM arrived; a checkpoint is committed, and the same argv resumes from it."""
 
 
 def exit_code(error: BaseException) -> int:
@@ -48,16 +48,16 @@ def exit_code(error: BaseException) -> int:
 
 @contextmanager
 def judged(what: str, fix: str, kind: type[DataError] = DataError) -> Iterator[None]:
-    """Turn whatever a library raises of a file that somebody else wrote into a DataError.
+    """Turn any error a library raises about an untrusted file into a DataError.
 
-    Libraries have no class of their own for a malformed file: the same field as a list, a zero or a name that
-    nobody knows ends in AttributeError, ZeroDivisionError, KeyError, or in a panic of Rust. What is not the
-    file's fault passes: memory, connections, a package that is missing (ValueError with its name).
+    Libraries have no error class for a malformed file: a list, a zero or an unknown name in one field raises
+    AttributeError, ZeroDivisionError or KeyError, or panics in Rust. Errors that are not the file's fault
+    pass through: memory, connections, a missing package (ValueError with its name).
 
     Args:
-        what: What is wrong with which file, ``base/tokenizer.json does not load``.
-        fix: What to do.
-        kind: Class of the error.
+        what: What is wrong, with the file: ``base/tokenizer.json does not load``.
+        fix: What to do about it.
+        kind: Class of the error to raise.
     """
     try:
         yield
@@ -76,7 +76,7 @@ def judged(what: str, fix: str, kind: type[DataError] = DataError) -> Iterator[N
 
 
 def is_panic(error: BaseException) -> bool:
-    """Return whether Rust code panicked (tokenizers, safetensors): pyo3 bypasses ``except Exception``."""
+    """Tell whether Rust code panicked (tokenizers, safetensors); pyo3 bypasses ``except Exception``."""
     return type(error).__name__ == "PanicException"
 
 

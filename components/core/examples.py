@@ -19,10 +19,10 @@ INVISIBLE = re.compile(
     + "".join(f"{chr(plane + 0xFFFE)}{chr(plane + 0xFFFF)}" for plane in range(0, 0x110000, 0x10000))
     + "]"
 )
-"""What shows nothing, outside category Cf: control characters that are no white space, variation selectors,
-fillers, blanks drawn as letters or symbols (braille without a dot, an empty hieroglyph, a null note head),
-characters that Unicode ignores by default and those it will never assign. Others without a name yet stay:
-they may be letters of a newer Unicode than this Python's."""
+"""Invisible characters outside category Cf: control characters other than white space, variation selectors,
+fillers, blank letters and symbols (braille without dots, an empty hieroglyph, a null note head), characters
+that Unicode ignores by default and noncharacters. Other unassigned ones stay: they may be letters in a
+newer Unicode than this Python's."""
 Role = Literal["system", "user", "assistant", "tool"]
 
 
@@ -40,53 +40,53 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     role: Role
     content: str
     reasoning_content: str = ""
-    """What the assistant thought before it answered; the template decides where it stands."""
+    """The assistant's reasoning before its answer; the chat template decides where it goes."""
     tool_calls: tuple[ToolCall, ...] = ()
     """Calls of an assistant turn; its content may then be empty."""
     tool_call_id: str = ""
-    """Of a tool turn: the call that it answers."""
+    """In a tool turn: id of the call it answers."""
     name: str = ""
-    """Of a tool turn: the function that was called."""
+    """In a tool turn: name of the function called."""
     weight: Literal[0, 1] = 1
-    """0 masks an assistant turn: it is context, and nothing in it is learned."""
+    """0 masks an assistant turn: it is context only and carries no loss."""
 
     @property
     def learned(self) -> bool:
-        """Return whether the turn is an answer that carries loss."""
+        """Tell whether the turn is an answer that carries loss."""
         return self.role == "assistant" and self.weight == 1
 
 
 class Example(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A conversation, whose assistant turns carry the loss; or plain text, which carries it everywhere."""
+    """A conversation, with the loss on assistant turns, or plain text, with the loss everywhere."""
 
     id: str
     messages: tuple[Message, ...]
-    """Of plain text a single assistant turn."""
+    """For plain text, a single assistant turn."""
     form: Literal["text", "passage"] | None = None
     """None for a conversation. ``text`` is rendered without a chat template; a ``passage`` is text that
     continues in another example, so it has no end token."""
     tools: tuple[dict[str, Any], ...] = ()
     """Functions that the assistant may call, as JSON schemas in OpenAI's form."""
     tokens: int = 0
-    """Length in the tokenizer that ingest counted with; 0 where nothing counted."""
+    """Length in tokens, as counted by ingest; 0 if not counted."""
     label: str | None = None
-    """Class of a classification example; equal to the assistant's content there."""
+    """Class in a classification example; equal to the assistant's content."""
     source: str | None = None
     """Where it came from: file, dataset, intent."""
     gain: float | None = None
-    """What training on it is worth (select); higher is better."""
+    """Estimated value for training (select); higher is better."""
     difficulty: float | None = None
-    """How hard it is (curriculum); higher is harder."""
+    """Difficulty (curriculum); higher is harder."""
     phase: int = 0
-    """Phase of the curriculum it belongs to."""
+    """Its phase of the curriculum."""
 
 
 def read(path: Path) -> list[Example]:
-    """Return the Examples of a JSONL file that a step of this project wrote.
+    """Return the Examples in a JSONL file written by one of our steps.
 
     Raises:
-        FileNotFoundError: the file is not there.
-        DataError: a line is not an Example (line number and reason), or there is none at all.
+        FileNotFoundError: the file does not exist.
+        DataError: a line is not an Example (line number and reason), or the file is empty.
     """
     return list(stream(path))
 
@@ -108,34 +108,34 @@ def stream(path: Path) -> Iterator[Example]:
 
 
 def write(path: Path, records: Iterable[Example]) -> int:
-    """Write Examples as JSONL, whole or not at all; returns how many."""
+    """Write Examples as JSONL, atomically; return how many."""
     encoder, count = msgspec.json.Encoder(), 0
     with files.staged(path) as staging, staging.open("wb") as out:
-        for count, record in enumerate(records, start=1):  # noqa: B007, it is what we return
+        for count, record in enumerate(records, start=1):  # noqa: B007, it is the return value
             out.write(encoder.encode(record) + b"\n")
     return count
 
 
 def answer(example: Example) -> str:
-    """Return the last assistant turn: what greedy decoding is compared with."""
+    """Return the last assistant turn, the reference for greedy decoding."""
     return example.messages[-1].content
 
 
 def plain(text: str) -> str:
-    """Return what two texts are compared by: NFKC, case folded, white space collapsed, nothing invisible.
+    """Normalize text for comparison: NFKC, case folded, white space collapsed, invisible characters removed.
 
-    Invisible are Unicode's format characters (category Cf: zero-width space and joiner, soft hyphen, marks of
-    direction) and ``INVISIBLE``. Punctuation and digits stay: 3.5 is not 35.
+    Invisible are Unicode's format characters (category Cf: zero-width space and joiner, soft hyphen,
+    direction marks) and ``INVISIBLE``. Punctuation and digits stay: 3.5 is not 35.
     """
     text = INVISIBLE.sub("", text)
     if not text.isascii():
         text = "".join(c for c in text if unicodedata.category(c) != "Cf")
-        # afterwards: a joiner keeps a letter and its accent apart, and folding may part them again
+        # NFKC again: a joiner had kept a letter and its accent apart, and folding may separate them
         text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return " ".join(text.casefold().split())
 
 
 def said(message: Message) -> str:
-    """Return all that a turn says: its reasoning, its content and its calls."""
+    """Return all text of a turn: reasoning, content and calls."""
     calls = [msgspec.json.encode(call, order="deterministic").decode() for call in message.tool_calls]
     return " ".join(part for part in (message.reasoning_content, message.content, *calls) if part)

@@ -1,37 +1,37 @@
-"""KFP's executor input, in which a step finds the values of its task's parameters."""
+"""Look up a task's parameters and artifacts in KFP's executor input."""
 
 import json
 from collections.abc import Mapping
 from typing import Any
 
 PARAMETER = "$."
-"""Before the name of a parameter, as the value of a flag: the step looks the value up."""
+"""Prefix of a flag's value that names a parameter; the step looks the parameter up."""
 
 
 STEP = "deepcuts.components.{}.step"
-"""Module of a step of ours, by the name of its folder."""
+"""Module of one of our steps, by folder name."""
 POOL = "placed_on"
-"""Input of a task that is placed in the run: the name of its node pool. No component declares it."""
+"""Input with the node pool of a task that is placed during the run. No component declares it."""
 
 
 def step_module(word: str) -> str:
-    """Return the module that a chain's ``--part`` names: a folder of ours, or a module whole."""
+    """Return the module that a chain's ``--part`` names: one of our folders, or a full module name."""
     return word if "." in word else STEP.format(word)
 
 
 def pool(executor: Mapping[str, Any]) -> str:
-    """Return the node pool that the task was placed on in the run; empty for one placed when compiling."""
+    """Return the node pool chosen for the task during the run; empty if it was chosen at compile time."""
     return str(executor.get("inputs", {}).get("parameterValues", {}).get(POOL, ""))
 
 
 def value(word: str, executor: Mapping[str, Any] | None) -> str:
-    """Return the value of a flag as text, looked up where ``word`` names a parameter, or the path it names.
+    """Return a flag's value as text; if ``word`` names a parameter or an artifact, its value or path.
 
-    What follows a full stop behind the name of an artifact is added to its path. ``NAME*``, or several with
-    commas between them, are a JSON of the files of all output parameters whose names begin so.
+    Text after a full stop following an artifact's name is appended to its path. ``NAME*``, or several of them
+    separated by commas, gives JSON with the files of all output parameters whose names start like that.
 
     Raises:
-        ValueError: the executor input has nothing of that name.
+        ValueError: the executor input has nothing by that name.
     """
     if executor is None or not word.startswith(PARAMETER):
         return word
@@ -55,12 +55,12 @@ def value(word: str, executor: Mapping[str, Any] | None) -> str:
 
 
 def path_of(artifact: Mapping[str, Any]) -> str | None:
-    """Return where an artifact of the executor input is in the pod; None for a scheme that is not mounted."""
+    """Return the path of an artifact of the executor input in the pod; None if its scheme is not mounted."""
     return artifact.get("customPath") or local_path(artifact["uri"])
 
 
 def local_path(uri: str) -> str | None:
-    """Return where KFP's launcher has an artifact in the pod; None for a scheme that it does not mount."""
+    """Return the path where KFP's launcher puts an artifact; None if it does not mount the scheme."""
     for scheme, mount in (("minio://", "/minio/"), ("s3://", "/s3/"), ("gs://", "/gcs/"), ("file://", "/")):
         if uri.startswith(scheme):
             return mount + uri.removeprefix(scheme).lstrip("/")

@@ -1,4 +1,4 @@
-"""What to install for a module that is missing: one of pyproject.toml's extras, as the metadata has them."""
+"""Tell which extra of deepcuts installs a missing module, from the package metadata."""
 
 import importlib.metadata
 import re
@@ -6,14 +6,14 @@ import sys
 from types import TracebackType
 
 EXTRAS = ("", "data", "train", "ops", "cuda", "serve")
-"""In the order of advice; the empty one is what deepcuts needs without an extra."""
+"""In the order they are suggested; the empty one stands for the base dependencies."""
 DISTRIBUTIONS = {"celpy": "cel-python", "google": "protobuf", "grpc": "grpcio", "mlflow": "mlflow-skinny"}
-"""Of modules whose name does not say it."""
+"""Distribution of modules with another name than their distribution."""
 REQUIRED = re.compile(r"([\w.-]+)(?:.*extra == ['\"](\w+)['\"])?")
 
 
 def advice(module: str) -> str:
-    """Return what to install for ``module``; empty where no extra has it, which is then a bug of ours."""
+    """Return what to install for ``module``; empty if no extra has it, which means a bug of ours."""
     top = module.partition(".")[0]
     wanted = DISTRIBUTIONS.get(top, top.replace("_", "-").lower())
     for extra in EXTRAS:
@@ -23,7 +23,7 @@ def advice(module: str) -> str:
 
 
 def explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Say what to install, and exit with 2, where a module is missing: a hook for ``sys.excepthook``."""
+    """Say what to install when a module is missing, and exit with code 2; a ``sys.excepthook``."""
     hint = advice(error.name or "") if isinstance(error, ModuleNotFoundError) else ""
     if not hint:
         sys.__excepthook__(kind, error, trace)
@@ -33,12 +33,12 @@ def explain(kind: type[BaseException], error: BaseException, trace: TracebackTyp
 
 
 def quoted(extra: str) -> str:
-    """Return the name that pip installs an extra by, as a shell takes it."""
+    """Return the pip requirement of an extra, quoted for a shell."""
     return f'"deepcuts[{extra}]"' if extra else "deepcuts"
 
 
 def _distributions(extra: str) -> set[str]:
-    """Return what deepcuts asks for with an extra; empty: with none."""
+    """Return the distributions that an extra requires; "" is the base."""
     try:
         asked = importlib.metadata.requires("deepcuts") or []
     except importlib.metadata.PackageNotFoundError:  # run from a checkout

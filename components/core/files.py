@@ -1,4 +1,4 @@
-"""Outputs that are whole or absent, and names made of content."""
+"""Write files and folders atomically, and hash them."""
 
 import hashlib
 import os
@@ -12,14 +12,14 @@ from deepcuts.components.core.errors import DataError
 
 NAME_BYTES = 200
 STAGING = ".staging-"
-"""How the names of unfinished outputs begin."""
+"""Prefix of the names of unfinished outputs."""
 
 
 @contextmanager
 def staged(path: Path) -> Iterator[Path]:
-    """Give a place next to ``path`` to write to; it becomes ``path`` only if the body succeeds.
+    """Yield a temporary path next to ``path``; it is renamed to ``path`` if the body succeeds.
 
-    A killed step leaves at most a ``.staging-…`` name behind, never a half-written output.
+    A killed step may leave a ``.staging-…`` file behind, but never a half-written output.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = staging_place(path)
@@ -27,7 +27,7 @@ def staged(path: Path) -> Iterator[Path]:
         yield staging
         sync(staging)
         if path.is_dir() or staging.is_dir():
-            remove(path)  # os.replace puts a folder neither over a file nor over a folder that is not empty
+            remove(path)  # os.replace moves a folder onto neither a file nor a folder that is not empty
         os.replace(staging, path)
         sync_folder(path.parent)
     finally:
@@ -35,16 +35,16 @@ def staged(path: Path) -> Iterator[Path]:
 
 
 def staging_place(path: Path) -> Path:
-    """Return an unused name next to ``path``; random, because every container's process has the same id, 1.
+    """Return an unused path next to ``path``; random, because the process id is 1 in every container.
 
-    A long name is cut: most file systems take 255 bytes.
+    A long name is cut: most file systems allow 255 bytes.
     """
     name = os.fsdecode(os.fsencode(path.name)[:NAME_BYTES])
     return path.parent / f"{STAGING}{name}-{secrets.token_hex(4)}"
 
 
 def sync(path: Path) -> None:
-    """Flush to disk (fsync) a file, or every file and folder under a folder."""
+    """Flush a file, or every file and folder under a folder, to disk (fsync)."""
     for name in [path, *path.rglob("*")] if path.is_dir() else [path]:
         if name.is_dir():
             sync_folder(name)
@@ -54,7 +54,7 @@ def sync(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Flush to disk (fsync) a folder itself, so that a rename in it survives a crash of the machine."""
+    """Flush a folder itself to disk (fsync), so that a rename in it survives a crash of the machine."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -63,15 +63,15 @@ def sync_folder(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a file or folder if it is there, also while another process deletes it."""
+    """Delete a file or folder if it exists, even while another process is deleting it."""
     while path.is_dir() and not path.is_symlink():
-        with suppress(FileNotFoundError):  # the other was faster with one of its names
+        with suppress(FileNotFoundError):  # the other process deleted one first
             shutil.rmtree(path)
     path.unlink(missing_ok=True)
 
 
 def digest(path: Path) -> str:
-    """Hash (SHA-256, hex) a file, or a folder's sorted (name, SHA-256) pairs; its own name never counts."""
+    """Hash (SHA-256, hex) a file, or a folder's sorted (name, SHA-256) pairs; its own name is ignored."""
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -84,10 +84,10 @@ def digest(path: Path) -> str:
 
 
 def name_in(folder: Path, path: Path) -> str:
-    """Return the posix name of a file below a folder, as digests and manifests have it.
+    """Return a file's posix path relative to a folder, as used in digests and manifests.
 
     Raises:
-        DataError: it is not UTF-8, which no object store takes.
+        DataError: it is not UTF-8, which no object store accepts.
     """
     name = path.relative_to(folder).as_posix()
     try:
@@ -98,7 +98,7 @@ def name_in(folder: Path, path: Path) -> str:
 
 
 def size_bytes(path: Path) -> int:
-    """Return the bytes of a file, or of all files under a folder."""
+    """Return the size of a file, or of all files under a folder."""
     return (
         path.stat().st_size
         if path.is_file()

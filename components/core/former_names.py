@@ -1,4 +1,4 @@
-"""Names of an earlier version, accepted for one version: in files as they are, in settings with a warning."""
+"""Accept names of the previous version for one version: silently in files, with a warning in settings."""
 
 import re
 import warnings
@@ -13,11 +13,11 @@ FORMER = {
 }
 """Old to new names of metrics, facts and fields of the ledger."""
 QUOTED = re.compile(rf'"({"|".join(FORMER)})"'.encode())
-"""A whole JSON string; within a longer one, where quotes have backslashes, it does not match."""
+"""A complete JSON string; it does not match inside a longer one, where quotes have backslashes."""
 
 
 def current(raw: bytes) -> bytes:
-    """Return a scorecard or ledger (JSON) with the names of this version."""
+    """Return a scorecard or ledger (JSON) with current names."""
     return QUOTED.sub(lambda found: f'"{FORMER[found[1].decode()]}"'.encode(), raw)
 
 
@@ -29,7 +29,7 @@ def arguments(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def named(metric: Any, where: str) -> Any:
-    """Return the new name of a metric; warns where it is an old one."""
+    """Return the current name of a metric; warn if ``metric`` is an old one."""
     new = FORMER.get(metric) if isinstance(metric, str) else None
     if new:
         warnings.warn(f"{where}: {metric} is called {new} now: rename it", FutureWarning, stacklevel=2)

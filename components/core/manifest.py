@@ -1,4 +1,4 @@
-"""Manifest: what a committed folder holds, by name, size and SHA-256; it is written last."""
+"""Manifest: the files of a committed folder with size and SHA-256; it is written last."""
 
 from pathlib import Path
 from typing import TypedDict
@@ -18,13 +18,13 @@ class FileEntry(TypedDict):
 
 
 class Manifest(TypedDict):
-    """What a committed folder holds; ``manifest.json`` is written last and is not listed in itself."""
+    """The files of a committed folder; ``manifest.json`` is written last and does not list itself."""
 
     files: dict[str, FileEntry]
 
 
 def manifest_of(folder: Path) -> Manifest:
-    """Return the manifest of a folder's files as they are now, by posix name, sorted."""
+    """Return the manifest of a folder's current files, sorted by posix name."""
     names = sorted(files.name_in(folder, p) for p in folder.rglob("*") if p.is_file())
     return {
         "files": {
@@ -41,10 +41,10 @@ def encoded(manifest: Manifest) -> bytes:
 
 
 def verify(folder: Path) -> None:
-    """Hold a committed folder against its own ``manifest.json``.
+    """Check a committed folder against its ``manifest.json``.
 
     Raises:
-        DataError: there is no manifest, or it names the first file that is missing, extra or different.
+        DataError: there is no manifest, or a file is missing, extra or different; names the first one.
     """
     path = folder / MANIFEST
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Tables of the Markdown reports, which the Kubeflow UI and a terminal show."""
+"""Write Markdown tables for reports, shown by the Kubeflow UI and in a terminal."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[int] = ()) -> str:
     """Return a Markdown table without a trailing newline.
 
-    A line break or a bar inside a cell would end the cell, so both are escaped; other markup is left to
-    the caller (``core/escape.py``).
+    Line breaks and bars would end a cell, so both are escaped; other markup is up to the caller
+    (``core/escape.py``).
 
     Args:
-        head: Titles of the columns; empty ones are allowed.
-        rows: A cell per column.
-        right: Columns aligned to the right, from 0.
+        head: Column titles; may be empty.
+        rows: One cell per column.
+        right: Indices of right-aligned columns.
     """
     rule = ["--:" if column in right else "---" for column in range(len(head))]
     lines = [_line(head), f"|{'|'.join(rule)}|", *(_line(row) for row in rows)]

@@ -1,4 +1,4 @@
-"""The node that this pod stands on, from the Kubernetes API: its labels say which pool was really used."""
+"""Read the labels of this pod's node from the Kubernetes API; they show which pool was really used."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from deepcuts.components.core.nodepools import NodePool
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 SECONDS = 3.0
-"""Bookkeeping waits no longer; a step without an answer is billed on the pool that it was sent to."""
+"""Longest wait for an answer; without one, a step is billed on the pool it was sent to."""
 
 
 def pod_name() -> str:
@@ -26,9 +26,9 @@ def pod_name() -> str:
 
 
 def labels(account: Path = ACCOUNT, scheme: str = "https") -> dict[str, str]:
-    """Return the labels of this pod's node; empty outside a cluster, and where they may not be read.
+    """Return the labels of this pod's node; empty outside a cluster, or if they may not be read.
 
-    KFP's account may read its own pods; nodes are in ``manifests/options/node-labels``.
+    KFP's service account may read its pods; ``manifests/options/node-labels`` lets it read nodes.
     """
     host = os.environ.get("KUBERNETES_SERVICE_HOST")
     if not host:
@@ -55,10 +55,10 @@ def _get(server: str, path: str, account: Path) -> Any:
 
 
 def pool(node: Mapping[str, str], planned: str, pools: Mapping[str, NodePool]) -> str:
-    """Return the pool that a node of these labels belongs to: that with the most labels of all that match.
+    """Return the pool that a node with these labels belongs to: of all that match, the one with most labels.
 
-    ``planned`` is the pool that the pod was sent to: it stays where no label is known, where no pool matches,
-    and where it is as good a match as any.
+    ``planned``, the pool the pod was sent to, is kept if no labels are known, if no pool matches, or if it is
+    among the best matches.
     """
     matching = [each for each in pools.values() if each.selector.items() <= node.items()] if node else []
     if not matching:

@@ -19,7 +19,7 @@ class Toleration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class NodePool(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     name: str
     selector: dict[str, str]
-    """Node labels that mean this pool."""
+    """Node labels that identify this pool."""
     tolerations: tuple[Toleration, ...] = ()
     accelerator: str = ""
     """Kubernetes resource name (``nvidia.com/gpu``); empty on a CPU pool."""
@@ -28,27 +28,27 @@ class NodePool(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     accelerator_count: Whole = 0
     accelerator_memory_bytes: Whole = 0
     flops_per_second: Positive | None = None
-    """Dense matrix products of one accelerator (of the node, on a CPU pool) in the precision that ``auto``
-    takes there; null is unknown: the planner then has no hours for this pool."""
+    """Dense matrix-product speed of one accelerator (of the node, on a CPU pool) in the precision that
+    ``auto`` chooses there; null is unknown: the planner then cannot estimate hours for this pool."""
     memory_bytes_per_second: Positive | None = None
-    """Of the same memory that the weights lie in."""
+    """Bandwidth of the memory that holds the weights."""
     interconnect_bytes_per_second: Positive | None = None
-    """Between the node's accelerators, each way; null: the planner splits nothing here."""
+    """Between the node's accelerators, per direction; null: the planner does not split a model here."""
     cpu_cores: Positive
     memory_bytes: Count
     spot: bool = False
     preemptions_per_hour: NonNegative | None = None
-    """Of a spot node, as you have seen them; null: ``plan`` assumes 0.1."""
+    """Interruptions of a spot node that you have observed; null: ``plan`` assumes 0.1."""
     closed: bool = False
-    """No plan places anything here: it is full, or about to be drained."""
+    """Plans place nothing here, as it is full or about to be drained."""
     queue: str = ""
-    """Kueue LocalQueue that admits its pods; empty: none."""
+    """Kueue LocalQueue that admits the pods; empty: none."""
     usd_per_hour: NonNegative | None = None
     """Price of one node; null is unknown and stays unknown in the ledger, never 0."""
     price_source: str = ""
-    """Where the price was read: ``user``, a price sheet, an invoice."""
+    """Where the price is from: ``user``, a price sheet, an invoice."""
     price_date: str = ""
-    """ISO date of that reading."""
+    """ISO date of the price."""
 
     def __post_init__(self) -> None:
         if bool(self.accelerator) != bool(self.accelerator_count):
@@ -63,9 +63,9 @@ class NodePool(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 def may_land(task: NodePool, node: NodePool) -> bool:
-    """Tell whether the scheduler may put a task placed on one pool on a node of another.
+    """Tell whether the scheduler may put a task placed on one pool onto a node of another.
 
-    It may unless a label that the task selects by has another value there, or a taint is not tolerated.
+    It may unless a label in the task's selector has another value there, or a taint is not tolerated.
     """
     apart = any(node.selector.get(key, value) != value for key, value in task.selector.items())
     taints = {taint.key: taint.value for taint in node.tolerations}
@@ -103,7 +103,7 @@ def parse(value: object, where: str = "nodepools") -> dict[str, NodePool]:
 
 
 def with_closed(pools: Mapping[str, NodePool], name: str) -> dict[str, Any]:
-    """Return ``pools`` as ``nodepools.yaml`` holds them, with one of them closed."""
+    """Return ``pools`` in the format of ``nodepools.yaml``, with one closed."""
     kept = [msgspec.structs.replace(pool, closed=pool.closed or pool.name == name) for pool in pools.values()]
     found: dict[str, Any] = msgspec.to_builtins(NodePools(tuple(kept)))
     return found

@@ -1,4 +1,4 @@
-"""End a child process when the process that started it ends, however that ends."""
+"""End a child process when its parent ends, for whatever reason."""
 
 import ctypes
 import signal
@@ -8,9 +8,9 @@ _PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
 def end_with_parent() -> None:
-    """Ask the kernel, in the child, for SIGTERM when the parent dies, even if it dies of SIGKILL.
+    """Ask the kernel, from the child, to send SIGTERM when the parent dies, even of SIGKILL.
 
-    Source: prctl(2), PR_SET_PDEATHSIG. Does nothing where there is no such call.
+    Source: prctl(2), PR_SET_PDEATHSIG. Does nothing on systems without it.
     """
     if _PRCTL:
         _PRCTL(1, signal.SIGTERM)

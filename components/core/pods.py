@@ -1,4 +1,4 @@
-"""What every pod of a step has in common: a KFP task, a Job, a Katib trial."""
+"""Settings shared by all pods of a step: KFP task, Job, Katib trial."""
 
 import math
 
@@ -6,35 +6,35 @@ from deepcuts.components.core.nodepools import NodePool, Toleration
 
 POOL_LABEL = "node-pool"
 LABELS = {"app.kubernetes.io/part-of": "deepcuts"}
-"""What the network policies of ``manifests/`` select by."""
+"""Label by which the network policies in ``manifests/`` select pods."""
 SCRATCH = "/scratch"
-"""The one folder an image writes to besides its outputs; a volume, so that the root may be read-only."""
+"""The only folder an image writes to apart from its outputs; a volume, so that the root may be read-only."""
 SCRATCH_LIMIT, SHM_LIMIT = "64Gi", "8Gi"
-"""Sizes at which a pod is evicted: room for a model of 30 GB twice, and for batches of loader workers."""
+"""Volume sizes above which a pod is evicted: room for two copies of a 30 GB model and for loader batches."""
 DISK = {"requests": {"ephemeral-storage": "1Gi"}, "limits": {"ephemeral-storage": "130Gi"}}
-"""Disk of a container that a Job runs. KFP 2.17 has no field for it: there volumes' limits bound a step."""
+"""Disk of a Job's container. KFP 2.17 has no field for it, so there the volumes' limits apply."""
 NODE_SHARE = 0.75
-"""Of a node, for one task: the rest is the system's, and KFP's two helpers in each pod."""
+"""Share of a node for one task; the rest is for the system and KFP's two helper containers in each pod."""
 TRAINING_SHARE, SCORING_SHARE = 0.5, 0.2
-"""Where all pools are one kind of node: training, its watcher and the evaluation of the base fit on one."""
+"""Share if all pools are one kind of node: training, its watcher and the base's evaluation fit on one."""
 NOBODY = 65532
 SECRET, SECRET_ENV = (
     "mlpipeline-minio-artifact",
     {"accesskey": "AWS_ACCESS_KEY_ID", "secretkey": "AWS_SECRET_ACCESS_KEY"},
 )
 READER = "deepcuts-reader"
-"""Secret, as ``SECRET``, of a key that may only read: what serves releases needs no other."""
+"""Secret with a read-only key, in the form of ``SECRET``; serving releases needs no more."""
 SETTINGS, SETTINGS_ENV = "deepcuts-store", {"endpoint": "S3_ENDPOINT", "region": "AWS_REGION"}
-"""Secret and ConfigMap that say how to reach the store. Both are optional to the pod: without them the step
-says what is missing, while a pod that waits for its Secret says nothing."""
+"""Secret and ConfigMap that say how to reach the store. Optional for the pod, because a step reports what is
+missing, whereas a pod waiting for its Secret reports nothing."""
 LABEL_ENV = {"DEEPCUTS_POOL": POOL_LABEL}
-"""Variables that name a step's placement, by the label they come from."""
+"""Environment variables with a step's placement, by the label they are read from."""
 ACCOUNT = "deepcuts-step"
-"""Service account of Jobs; KFP's tasks have KFP's."""
+"""Service account of Jobs; KFP tasks use KFP's own."""
 GRACE_SECONDS = 120
-"""SIGTERM is real in a Job: a training step finishes its step, saves and exits 143."""
+"""A Job's pod does get SIGTERM: training finishes its optimizer step, saves and exits with 143."""
 FINAL_CODES = [1, 2, 3, 5]
-"""Trying again would end the same way (``components/core/errors.py``)."""
+"""Exit codes that are not retried, because the retry would fail the same way (``core/errors.py``)."""
 RETRIES = 5
 LOCKED = {
     "allowPrivilegeEscalation": False,
@@ -50,18 +50,18 @@ def labels(pool: NodePool) -> dict[str, str]:
 
 
 def queued(queue: str) -> dict[str, str]:
-    """Return the label of pods that a Kueue LocalQueue admits; none without a queue."""
+    """Return the label for a Kueue LocalQueue; empty without a queue."""
     return {"kueue.x-k8s.io/queue-name": queue} if queue else {}
 
 
 def toleration(of: Toleration) -> dict[str, str]:
-    """Return a toleration as Kubernetes has it."""
+    """Return a toleration in Kubernetes' form."""
     how = {"operator": "Equal", "value": of.value} if of.value else {"operator": "Exists"}
     return {"key": of.key, "effect": "NoSchedule"} | how
 
 
 def cores(pool: NodePool, share: float) -> float:
-    """Return a share of the cores of a node of ``pool``."""
+    """Return ``share`` of a node's cores in ``pool``."""
     return max(0.1, math.floor(share * pool.cpu_cores * 10) / 10)
 
 

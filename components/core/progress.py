@@ -1,21 +1,21 @@
-"""How far a step is, and how long it has to go: a line now and then on stderr, which the command shows."""
+"""Report a step's progress and time left on stderr, for the command to show."""
 
 import sys
 import time
 from collections.abc import Callable
 
 Heard = Callable[[int], None]
-"""Called with how much more is done; below 0 where it begins again."""
+"""Callback for the amount newly done; negative when a retry starts over."""
 
 
 def unheard(count: int) -> None:
-    """Take a count where nobody waits for it."""
+    """Ignore progress."""
 
 
 class ProgressLog:
-    """Call it with how much is done; it says so at most every ``seconds``.
+    """Report progress when called, at most every ``seconds``.
 
-    A total of 0 is one that nobody knows before the end: then what is done is all that is said.
+    A total of 0 is unknown; then only the amount done is reported.
     """
 
     def __init__(
@@ -31,19 +31,20 @@ class ProgressLog:
         self._free = self._done = 0
 
     def add(self, count: int = 1) -> None:
-        """Say how far it is after ``count`` more."""
+        """Report progress after ``count`` more."""
         self._done += count
         self(self._done)
 
     def __call__(self, done: int, free: int = 0) -> None:
-        """Say how far it is; ``free`` of it was there already, and tells nothing about the speed."""
+        """Report progress; ``free`` of ``done`` existed already and does not count towards the speed."""
         self._free = max(self._free, free)
         now = self._now()
         if now - self._last < self._seconds and done != self._total:
             return
         self._last = now
         if not self._total:
-            return self._say(f"{done:,} {self._unit}")
+            unit = self._unit.removesuffix("s") if done == 1 else self._unit
+            return self._say(f"{done:,} {unit}")
         worked, left = done - self._free, self._total - done
         eta = f"  {(now - self._start) * left / worked:.0f} s left" if worked > 0 and left > 0 else ""
         self._say(f"{done / self._total:.0%}  {done:,} of {self._total:,} {self._unit}{eta}")

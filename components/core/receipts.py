@@ -1,4 +1,4 @@
-"""Receipt: what one step did, in numbers. The ledger turns receipts into dollars."""
+"""Receipt: what one step did, in numbers. The ledger prices receipts."""
 
 import os
 import re
@@ -15,43 +15,43 @@ from deepcuts.components.core.strict import MALFORMED
 
 Fact = int | float | str | bool | None
 Facts = dict[str, Fact]
-"""What a step itself knows about its work (``kept``, ``tokens``, ``completion_loss``); units in the names."""
+"""What a step reports about its work (``kept``, ``tokens``, ``completion_loss``); names carry the units."""
 SETTING = "recipe_"
-"""Prefix of facts that were set, not found: the fields of a Recipe."""
+"""Prefix of facts that were settings, not results: the fields of a Recipe."""
 
 
 class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     step: str
     """Module of the step, ``finetune``."""
     pool: str
-    """Node pool it ran on; ``unknown`` if the environment does not name it."""
+    """Node pool the step ran on; ``unknown`` if the environment does not name one."""
     attempt: int
     """1 for the first try of a task in a run."""
     started_at: str
     """UTC, ISO 8601."""
     wall_seconds: float
-    """From the start of the process to the end of the step: imports are paid for too."""
+    """From process start to the end of the step, because imports cost money, too."""
     cpu_seconds: float
-    """User and system time of the process and its finished children; of several, the main process's."""
+    """User and system time of the process and its finished children; with torchrun, of the main process."""
     device_seconds: float
-    """Seconds an accelerator was held, summed over accelerators; 0 where none was used."""
+    """Seconds accelerators were held, summed over accelerators; 0 if none was used."""
     peak_resident_bytes: int
     peak_device_bytes: int
-    """Largest ``max_memory_allocated`` over the accelerators; 0 where none was used."""
+    """Largest ``max_memory_allocated`` of any accelerator; 0 if none was used."""
     tokens: int
-    """Tokens the step put through a model or kept; 0 where that means nothing."""
+    """Tokens the step ran through a model or kept; 0 if neither applies."""
     end_reason: str
-    """``ok``, or why not: ``config``, ``data``, ``infrastructure``, ``gate``, ``preempted``, ``bug``,
+    """``ok``, or why it failed: ``config``, ``data``, ``infrastructure``, ``gate``, ``preempted``, ``bug``,
     ``left out``."""
     facts: Facts
     message: str = ""
-    """What went wrong, and the fix; empty after a good end."""
+    """What went wrong and how to fix it; empty if nothing did."""
 
 
 LEFT_OUT = "left out"
-"""End reason of a task that a partial run did not need."""
+"""End reason of a task skipped by a partial run."""
 FINE = ("ok", LEFT_OUT)
-"""End reasons that are no failure."""
+"""End reasons that are not failures."""
 END_REASONS = {0: "ok", 1: "bug", 2: "config", 3: "data", 4: "infrastructure", 5: "gate", 143: "preempted"}
 
 
@@ -63,11 +63,11 @@ class Meter:
         self._cpu_before = 0.0 if start is not None else _cpu_seconds()
         self.attempt = int(os.environ.get("DEEPCUTS_ATTEMPT", "1"))
         self.pool = os.environ.get("DEEPCUTS_POOL", "unknown")
-        """Node pool this process runs on, as its pod or runner says; ``unknown`` where nothing does."""
+        """Node pool of this process, set by its pod or runner; ``unknown`` if unset."""
 
     @property
     def started_at(self) -> str:
-        """Return the start, UTC, ISO 8601."""
+        """Return the start time (UTC, ISO 8601)."""
         return clock.utc(self._start)
 
     def seconds(self) -> float:
@@ -75,7 +75,7 @@ class Meter:
         return time.time() - self._start
 
     def receipt(self, step: str, code: int, facts: Facts, message: str = "") -> Receipt:
-        """Make the receipt of a step that just ended with exit code ``code``."""
+        """Return the receipt of a step that just ended with exit code ``code``."""
         wall = self.seconds()
         devices, device_bytes = _accelerators()
         return Receipt(
@@ -90,7 +90,7 @@ class Meter:
             peak_device_bytes=device_bytes,
             tokens=int(facts.get("tokens") or 0),
             end_reason=END_REASONS[code],
-            # names of files may be no UTF-8, and a receipt that cannot be written is none
+            # file names in the message may not be UTF-8, and the receipt has to be written anyway
             facts={
                 name: escape.utf8(fact) if isinstance(fact, str) else fact for name, fact in facts.items()
             },
@@ -99,13 +99,13 @@ class Meter:
 
 
 def process_start() -> float:
-    """Return when this process started (``time.time``), so that slow imports are charged.
+    """Return the start time of this process (``time.time``), so that slow imports are charged.
 
-    One of several processes counts from the start of the one that launched them.
+    With torchrun it is the start of the launcher.
     """
     launched = "TORCHELASTIC_RUN_ID" in os.environ
     stat = Path(f"/proc/{os.getppid() if launched else 'self'}/stat")
-    if not stat.exists():  # not Linux: the import of this module is the earliest moment we know
+    if not stat.exists():  # not Linux: the import of this module is the earliest time we know
         return _IMPORTED
     ticks = int(stat.read_text().rsplit(")", 1)[1].split()[19])  # field 22, proc(5): start time since boot
     age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
@@ -113,10 +113,10 @@ def process_start() -> float:
 
 
 def read(path: Path) -> Receipt:
-    """Read a receipt that a step wrote.
+    """Read a receipt file.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: the file does not exist.
         DataError: the file is not a receipt.
     """
     try:
@@ -136,10 +136,10 @@ def _cpu_seconds() -> float:
 
 
 def _peak_resident_bytes() -> int:
-    """Return the peak of the process or its largest finished child.
+    """Return the peak memory of the process or of its largest finished child.
 
-    Linux hands ru_maxrss of a parent down through exec, so a small step of a large parent would carry the
-    parent's peak: VmHWM starts from 0 with the program. macOS counts bytes, Linux KiB.
+    On Linux ru_maxrss survives exec, so a small step would report its large parent's peak; VmHWM starts from
+    0 with each program. macOS counts bytes, Linux KiB.
     """
     unit = 1 if sys.platform == "darwin" else 1024
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -150,7 +150,7 @@ def _peak_resident_bytes() -> int:
 
 
 def _accelerators() -> tuple[int, int]:
-    """Return (devices held, peak bytes); asks torch only if the step loaded it, so core stays light."""
+    """Return (devices held, peak bytes); uses torch only if the step has imported it."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return 0, 0

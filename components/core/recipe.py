@@ -20,10 +20,7 @@ from deepcuts.components.core.bounds import (
     Whole,
 )
 
-PHASE_NAMES = {
-    "block_length": "seq_len",
-    "until_share": "until_ratio",
-}
+PHASE_NAMES = {"block_length": "seq_len", "until_share": "until_ratio"}
 """Old to new keys of a length phase; accepted with a warning for one version."""
 RECIPE_NAMES = {
     "block_length": "seq_len",
@@ -34,13 +31,14 @@ RECIPE_NAMES = {
     "frozen_until_share": "frozen_until_ratio",
 }
 """Old to new keys of a Recipe; accepted with a warning for one version."""
+BUDGET_TOKENS = 1_000_000
 MAX_STEP_TOKENS = 8192
 MIN_STEPS = 50
-"""What AdamW's running means need: with 8,192 tokens a step, a budget of 20,000 ended after two steps."""
+"""Steps that AdamW's running means need: at 8,192 tokens a step, a budget of 20,000 ended after two steps."""
 
 
 class LengthPhase(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The first part of a run, with shorter rows: only examples that fit are trained."""
+    """A first part of the run with shorter rows; only examples that fit are trained."""
 
     RENAMED: ClassVar[dict[str, str]] = PHASE_NAMES
 
@@ -54,116 +52,124 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     RENAMED: ClassVar[dict[str, str]] = RECIPE_NAMES
     OTHER_NAMES: ClassVar[dict[str, str]] = other_names.OTHER_NAMES
+    EITHER: ClassVar[tuple[tuple[str, str], ...]] = (("epochs", "budget_tokens"),)
 
     method: Literal["lora", "full"] = "lora"
     """Train a low-rank adapter, or every weight."""
     initial: Literal["pretrained", "random"] = "pretrained"
     """``random`` keeps the base's architecture but not its weights: the control of fine-tuning (cut 1)."""
     frozen: list[Literal["embeddings", "layers"]] = []
-    """With ``full``: parts whose weights stay frozen, as after a warm start (cut 3)."""
+    """With ``full``: parts whose weights stay frozen, as in a warm start (cut 3)."""
     frozen_until_ratio: Share = 1.0
-    """Share of the annealed tokens after which frozen parts train too, in one process; 1: never."""
+    """Share of the annealed tokens after which frozen parts train, too (one process only); 1: never."""
     trained_layers: Literal["all"] | Count | OpenShare = "all"
-    """Blocks that are trained: all, a number of the upper ones, or an upper share. Below the lowest one no
-    gradient flows and nothing is kept; embeddings are frozen then, and a head that is tied to them."""
+    """Blocks to train: all, a number of top blocks, or a top share. Below them no gradient flows and no
+    activations are kept; embeddings, and a head tied to them, are then frozen."""
     learning_rate: Positive | Literal["auto"] = "auto"
-    """Peak rate. ``auto``: by method and the model's width; LoRA's is 1.3e-3 for SmolLM2-135M and 2.9e-4 for
-    models of 7B, about 10 times that of all weights (Schulman 2025)."""
+    """Peak rate. ``auto``: by method and model width; for LoRA 1.3e-3 on SmolLM2-135M and 2.9e-4 on 7B
+    models, about 10 times the rate of full fine-tuning (Schulman 2025)."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """Shape of the learning-rate decay to 0 over ``schedule_tokens``, after the warm-up."""
     warmup_ratio: Share = 0.03
     """Share of ``schedule_tokens`` over which the learning rate rises."""
-    budget_tokens: Count = 1_000_000
-    """Where this run stops, in trained tokens (prompt and answer, no padding). Not part of the identity."""
+    budget_tokens: Count = BUDGET_TOKENS
+    """Trained tokens at which this run stops (prompt and answer, no padding). Not part of the identity."""
+    epochs: Positive | None = None
+    """Passes over the training data (0.5, 3) in place of ``budget_tokens``, which they become once the data
+    is selected and counted; the run stops at the last whole step within them."""
     budget_seconds: NonNegative = 0.0
-    """Wall-clock budget in node-seconds over all attempts; training stops at the last checkpoint that fits.
-    0: no bound. ``plan`` derives it from dollars. Not part of the identity."""
+    """Wall-clock budget in node-seconds over all attempts; training stops at the last checkpoint within it.
+    0: no limit. ``plan`` derives it from dollars. Not part of the identity."""
     schedule_tokens: Whole = 0
-    """Tokens over which the schedule anneals; 0: the budget. A trial cut short keeps the full run's."""
+    """Tokens over which the schedule anneals; 0: the budget. A shortened trial keeps the full run's value."""
     tokens_per_step: Whole = 0
-    """Tokens per optimizer step, over all ranks and micro-batches; 0: at most 8,192, and as few as make 50
-    steps of ``schedule_tokens``, but at least ``seq_len``."""
+    """Tokens per optimizer step, over all ranks and micro-batches; 0: at most 8,192, few enough for 50 steps
+    in ``schedule_tokens``, at least ``seq_len``."""
     seq_len: Annotated[int, Meta(ge=8)] = 512
     """Tokens per packed row. A longer example is an error, never truncated silently."""
     length_phases: list[LengthPhase] = []
-    """Sequence-length warm-up, shortest rows first. Longer examples wait until they fit."""
+    """Sequence-length warm-up, shortest rows first. Longer examples are trained once they fit."""
     micro_batch_size: Count = 8
-    """Rows per forward pass and device (more where a phase has shorter ones); changes memory and speed, not
-    the result."""
+    """Rows per forward pass and device (more in phases with shorter rows); affects memory and speed, not the
+    result."""
     packing: bool = True
-    """Pack examples into rows without padding; otherwise one per row, padded to the longest of its pass."""
+    """Pack examples into rows without padding; otherwise one per row, padded to the longest in its pass."""
     share_prefixes: Literal["auto", "on", "off"] = "auto"
-    """Compute once what examples of a pass begin with alike, where that is proven to change nothing and saves
-    enough; needs ``packing``. ``auto``: not on CUDA, where it was never measured; ``on``: there too."""
+    """Compute prefixes shared by examples of a pass once, if that saves enough and provably changes nothing;
+    needs ``packing``. ``auto``: not on CUDA, where it was never measured; ``on``: there, too."""
     order: Literal["shuffle", "given"] = "shuffle"
-    """``given`` keeps the order of the file (curriculum); ``shuffle`` is seeded, another one each epoch."""
+    """``given`` keeps the file's order (curriculum); ``shuffle`` is seeded and differs each epoch."""
     weight_decay: NonNegative = 0.0
-    """Of AdamW, times the learning rate, a step."""
+    """AdamW's, times the learning rate, per step."""
     beta1: Share = 0.9
     """Decay of AdamW's mean of gradients."""
     beta2: Share = 0.95
     """Decay of AdamW's mean of squared gradients."""
     max_grad_norm: Positive = 1.0
-    """Longer gradients are scaled down to this norm."""
+    """Gradients are clipped to this norm."""
     lora_rank: Count = 16
-    """Rank of the adapter's matrices."""
+    """Rank of the adapter."""
     lora_alpha: Positive = 32.0
     """The adapter is scaled by alpha / rank (by alpha / sqrt(rank) with rsLoRA)."""
     lora_dropout: ShareBelowOne = 0.0
-    """Share of the adapter's inputs that is dropped."""
+    """Dropout on the adapter's inputs."""
     lora_targets: Literal["all-linear", "attention"] | list[str] = "all-linear"
     """Layers that get an adapter: a group, or names of modules."""
     lora_rslora: bool = False
     """Scale the adapter by alpha / sqrt(rank)."""
     lora_dora: bool = False
-    """Train magnitudes apart from directions (DoRA)."""
+    """Train magnitudes and directions separately (DoRA)."""
     trainable_embeddings: Literal["auto", "yes", "no"] = "auto"
-    """With LoRA: train embeddings and norms too. ``auto``: yes when they are tied and the vocabulary is small
-    (at most 32,768): frozen ones cost 0.7 nats on stories260K (docs/cuts/lora.md)."""
+    """With LoRA: train embeddings and norms, too. ``auto``: yes if embeddings are tied and the vocabulary is
+    small (at most 32,768); freezing them cost 0.7 nats on stories260K (docs/cuts/lora.md)."""
     new_token_ids: list[Whole] = []
-    """With LoRA: tokens that the base has not learned. Their rows are trained where not all rows are."""
+    """With LoRA: tokens the base has not learned. Their embedding rows are trained even if others are not."""
     base_precision: Literal["as-stored", "nf4"] = "as-stored"
-    """``nf4``: the adapter's frozen base in 4 bits (QLoRA; needs CUDA and bitsandbytes). What is trained is
-    served, and so evaluated, on the base as it is stored."""
+    """``nf4``: the adapter's frozen base in 4 bits (QLoRA; needs CUDA and bitsandbytes). The result is
+    served, and so evaluated, on the base in its stored precision."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """``auto``: bf16 where the device runs it fast, else fp32 (bf16 is about 70 times slower on AVX2)."""
+    """``auto``: bf16 if the device runs it fast, else fp32 (bf16 is about 70 times slower on AVX2)."""
     gradient_checkpointing: bool | Count = False
-    """Recompute activations in the backward pass: of every block, or of every k-th (a number)."""
+    """Recompute activations in the backward pass: of every block, or every k-th (a number)."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile. ``auto``: if a trial measures that it pays off, and only if the trial costs at most 1 %
-    of the rest of the run."""
+    """torch.compile. ``auto``: if a trial shows that it pays off; the trial may cost at most 1 % of the rest
+    of the run."""
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
-    """``ddp`` and ``fsdp``: one process per device of the node, with a full model or a shard of it. ``auto``:
+    """``ddp``, ``fsdp``: one process per device of the node, with the full model or a shard of it. ``auto``:
     one process, unless ``plan`` finds several cheaper or torchrun has started several (ddp)."""
     evaluations_in_loop: Whole = 0
-    """Number of evenly spread pauses of training to score the valid split: the control of ``watch``, which
-    scores checkpoints at the same time (cut 11)."""
+    """Number of evenly spread pauses in training to score the valid split; the control for ``watch``, which
+    scores checkpoints concurrently (cut 11)."""
     scoring_share: Positive = 0.1
-    """Share of the training's cost that scoring the valid split may take at its end, and ``watch`` meanwhile:
-    a sample is scored where all would be more, at least 32 examples."""
+    """Share of the training cost that scoring the valid split may take, at the end and by ``watch``; a sample
+    of at least 32 examples is scored if the whole split would cost more."""
     save_every_seconds: Positive = 300.0
-    """A KFP step has about one second after SIGTERM, so saves are on a timer."""
+    """Saves are on a timer because a KFP step has about one second after SIGTERM."""
     keep_checkpoints: Count = 2
-    """How many of the newest are kept."""
+    """How many of the newest checkpoints to keep."""
     seed: Seed = 0
-    """Draws the order, dropout and what is initialized at random."""
+    """Seeds the order, dropout and random initialization."""
 
     def __post_init__(self) -> None:
-        """Settle the step's size; raises ValueError with every contradiction, one a line."""
-        if not self.tokens_per_step:
+        """Set the size of a step; raises ValueError with all contradictions, one per line."""
+        if self.epochs and self.budget_tokens == BUDGET_TOKENS:  # nothing may train before they are tokens
+            msgspec.structs.force_setattr(self, "budget_tokens", 0)
+        if not self.tokens_per_step and self.budget_tokens:
             fine = min(MAX_STEP_TOKENS, self.annealed_tokens // MIN_STEPS)
             msgspec.structs.force_setattr(self, "tokens_per_step", max(fine, self.seq_len))
         if found := list(self._contradictions()):
             raise ValueError("\n".join(found))
 
     def _contradictions(self) -> Iterator[str]:
-        """Yield each pair of values that no run can keep."""
+        """Yield contradictory settings."""
+        if self.epochs and self.budget_tokens:
+            yield strict.either("epochs", self.epochs, "budget_tokens", self.budget_tokens)
         if self.schedule_tokens and self.schedule_tokens < self.budget_tokens:
             yield (
                 f"schedule_tokens {self.schedule_tokens} is below budget_tokens {self.budget_tokens}: "
                 "the rate would be 0 for the rest; raise the horizon, or leave it 0"
             )
-        if self.tokens_per_step < self.seq_len:
+        if 0 < self.tokens_per_step < self.seq_len:
             yield (
                 f"tokens_per_step {self.tokens_per_step} is below seq_len {self.seq_len}: "
                 "a step holds at least one row; raise tokens_per_step or lower seq_len"
@@ -228,6 +234,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 EXECUTION = {
     "budget_tokens",
+    "epochs",
     "budget_seconds",
     "micro_batch_size",
     "packing",
@@ -240,28 +247,29 @@ EXECUTION = {
     "compile",
     "strategy",
 }
-"""Fields that say how far or how a run goes, not what it computes."""
+"""Fields that set how far or how a run goes, not what it computes."""
 LATER = {"length_phases", "initial", "frozen", "frozen_until_ratio", "base_precision", "new_token_ids"}
 LATER |= {"trained_layers"}
-"""Fields added later: at their default they are left out of the identity, so that it does not change."""
+"""Fields added later: at their defaults they are left out of the identity, so that it does not change."""
 
 
 def parse(value: object, where: str = "recipe") -> Recipe:
-    """Make a Recipe of JSON or YAML values; every problem is reported at once (``strict.decode``)."""
+    """Make a Recipe from JSON or YAML values; reports all problems at once (``strict.decode``)."""
     return strict.decode(Recipe, value, where)
 
 
 def read(path: Path) -> Recipe:
-    """Read the Recipe in a JSON or YAML file."""
+    """Read a Recipe from a JSON or YAML file."""
     return parse(yaml_files.load(path), str(path))
 
 
 def training_id(recipe: Recipe, base_digest: str, data_digest: str) -> str:
-    """Name a training run by what it is made of, never by when or where it ran (docs/DESIGN.md, Identity).
+    """Identify a training run by its inputs, never by when or where it ran (docs/DESIGN.md, Identity).
 
-    ``annealed_tokens`` is in it, ``budget_tokens`` is not: a trial promoted to a bigger budget under the same
-    horizon continues the same trajectory, a shorter fully annealed run is another training.
+    It includes ``annealed_tokens`` but not ``budget_tokens``: a trial promoted to a bigger budget under the
+    same schedule continues the same training; a shorter, fully annealed run is another one.
     """
+    assert recipe.budget_tokens, "epochs become tokens first (core/epochs.py)"
     same = {name for name in LATER if getattr(recipe, name) == getattr(Recipe(), name)}
     fields = {k: v for k, v in msgspec.to_builtins(recipe).items() if k not in EXECUTION | same}
     fields["schedule_tokens"] = recipe.annealed_tokens
@@ -270,7 +278,7 @@ def training_id(recipe: Recipe, base_digest: str, data_digest: str) -> str:
 
 
 def _first_names(value: Any) -> Any:
-    """Return ``value`` under the first names of its keys: a rename must not lose a training's checkpoints."""
+    """Return ``value`` with the original names of its keys: a rename must not lose checkpoints."""
     old = {new: old for old, new in (RECIPE_NAMES | PHASE_NAMES).items()}
     if isinstance(value, dict):
         return {old.get(key, key): _first_names(item) for key, item in value.items()}
@@ -280,7 +288,12 @@ def _first_names(value: Any) -> Any:
 def changed(recipe: Recipe) -> dict[str, Any]:
     """Return the fields that differ from the defaults.
 
-    All of them take 800 bytes, and Kubeflow repeats a task's parameter 24 times in the status of its run.
+    All fields take 800 bytes, and Kubeflow repeats a task's parameter 24 times in the run's status.
     """
-    defaults = msgspec.to_builtins(Recipe())
-    return {name: value for name, value in msgspec.to_builtins(recipe).items() if value != defaults[name]}
+    defaults, fields = msgspec.to_builtins(Recipe()), msgspec.to_builtins(recipe)
+    found = {name: value for name, value in fields.items() if value != defaults[name]}
+    if recipe.epochs:
+        del found["budget_tokens"]  # 0
+    if msgspec.convert(found, Recipe).tokens_per_step != recipe.tokens_per_step:  # it follows from others
+        found["tokens_per_step"] = recipe.tokens_per_step
+    return found

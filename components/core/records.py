@@ -1,4 +1,4 @@
-"""Small JSON objects in a store that processes leave for each other."""
+"""Read small JSON objects that processes exchange through a store."""
 
 import datetime
 from typing import Annotated, TypeVar
@@ -12,11 +12,11 @@ from deepcuts.components.core.strict import MALFORMED
 
 T = TypeVar("T")
 Moment = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)$")]
-"""ISO 8601 with its offset from UTC: what is compared with a clock."""
+"""ISO 8601 with an offset from UTC, so that it can be compared with a clock."""
 
 
 def check_moment(text: str) -> None:
-    """Refuse a Moment that no calendar has, the 31st of February.
+    """Refuse a Moment that is not in the calendar, such as 31 February.
 
     Raises:
         ValueError: what is wrong with it.
@@ -25,10 +25,10 @@ def check_moment(text: str) -> None:
 
 
 def read(store: Store, key: str, kind: type[T], fix: str) -> T:
-    """Read the object at ``key`` as a ``kind``, also under the names of the version before.
+    """Read the object at ``key`` as a ``kind``; names of the previous version are accepted.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such object.
         DataError: it is damaged; names its URI and ``fix``.
     """
     try:

@@ -1,4 +1,4 @@
-"""Wait out what passes by itself: an outage, a restart, a store that asks for patience."""
+"""Retry through temporary faults: an outage, a restart, a throttling store."""
 
 import logging
 import random
@@ -10,10 +10,10 @@ from deepcuts.components.core.errors import StoreError
 
 T = TypeVar("T")
 OUTAGE_SECONDS = 60.0
-"""How long faults may go on before a step gives up: a restarted store is back within 10 to 30 s."""
+"""How long faults may last before a step gives up; a restarted store is back within 10 to 30 s."""
 MAX_WAIT_SECONDS = 8.0
 QUIET_SECONDS = 10.0
-"""A caller that waits less in all does well enough without the store, and each look would be a line."""
+"""A caller with a shorter outage limit can do without the store, so its retries are not logged."""
 log = logging.getLogger(__name__)
 
 
@@ -23,10 +23,10 @@ def retry(
     judge: Callable[[Exception], Exception],
     outage_seconds: float,
 ) -> T:
-    """Repeat ``action`` until it works; waits grow from about 0.4 s, with jitter, to ``MAX_WAIT_SECONDS``.
+    """Repeat ``action`` until it succeeds; waits grow with jitter from about 0.4 s to ``MAX_WAIT_SECONDS``.
 
-    ``judge`` turns one of ``faults`` into what the caller shall see: a StoreError may pass and is raised only
-    after ``outage_seconds`` of them, anything else ends the waiting at once.
+    ``judge`` maps one of ``faults`` to the error for the caller. A StoreError is retried and raised only
+    after ``outage_seconds``; any other error is raised at once.
     """
     give_up, wait = None, 0.5
     while True:

@@ -1,7 +1,7 @@
-"""What the attempts of a run left (``attempts.py``), read by what adds up or shows the run.
+"""Read what the attempts of a run recorded (``attempts.py``), for the ledger and the command.
 
-An artifact of the run names its folder: ``<run>/<task>/<random>/<name>`` on KFP 2.17, and in the folder of a
-local run. What a task took from KFP's cache was made by an earlier run: the URIs of the inputs lead there.
+An artifact's URI names the run's folder: ``<run>/<task>/<random>/<name>`` on KFP 2.17 and in a local run's
+folder. What a task took from KFP's cache was made by an earlier run, found by the URIs of the inputs.
 """
 
 from collections.abc import Iterable, Mapping
@@ -28,13 +28,13 @@ from deepcuts.components.core.store import Store, open_store
 
 NO_POOLS: Mapping[str, NodePool] = MappingProxyType({})
 BY_LABELS = "labels of its node"
-"""Fact ``pool_by`` of a receipt; without it the pool is the one that the pod was sent to."""
+"""Fact ``pool_by`` of a receipt; without it, the pool is the one the pod was sent to."""
 REUSED = "attempts-reused"
-"""Folder of the receipts of a task that the local runner took from its cache."""
+"""Folder with receipts of a task that the local runner took from its cache."""
 CHAIN = "chain"
-"""Step of the receipt of a process that runs several steps: what it took besides them."""
+"""Step name in the receipt of a process that runs several steps, for its own overhead."""
 LOST = "infrastructure"
-"""End reason of an attempt that left no receipt: its pod or process was taken away."""
+"""End reason of an attempt without a receipt: its pod or process was taken away."""
 
 
 class TaskFolder(NamedTuple):
@@ -43,7 +43,7 @@ class TaskFolder(NamedTuple):
     root: str
     """URI of the store."""
     run: str
-    """Key of the run's folder; empty where the store is that folder."""
+    """Key of the run's folder; empty if the store is that folder."""
     task: str
 
     @property
@@ -52,12 +52,12 @@ class TaskFolder(NamedTuple):
 
 
 class Records(NamedTuple):
-    """What a run spent and made."""
+    """Receipts and artifacts of a run."""
 
     receipts: dict[str, list[Receipt]]
-    """By task, or step of a task of several, in order of start: every attempt, lost ones included."""
+    """By task (or by step, if a task has several), in order of start: every attempt, including lost ones."""
     reused: frozenset[str]
-    """Those of ``receipts`` that an earlier run paid for."""
+    """Keys of ``receipts`` that an earlier run paid for."""
     artifacts: dict[str, str]
     """URI by ``TASK/NAME``."""
 
@@ -66,22 +66,22 @@ def place(uri: str) -> TaskFolder:
     """Return the folder of the task that made the artifact ``uri``.
 
     Raises:
-        ValueError: it is no artifact of a run.
+        ValueError: ``uri`` is not an artifact of a run.
     """
     root, folders = split_uri(uri)
     if len(folders) < 3:
-        raise ValueError(f"{uri!r} is no artifact of a run: give <run>/<task>/<folder>/<name>")
+        raise ValueError(f"{uri!r} is not an artifact of a run: give <run>/<task>/<folder>/<name>")
     return TaskFolder(root, "/".join(folders[:-3]), folders[-3])
 
 
 def read(uri: str, pools: Mapping[str, NodePool] = NO_POOLS) -> Records:
-    """Return the records of the run that ``uri``, an artifact of the task that asks, belongs to.
+    """Return the records of the run to which ``uri``, an artifact of the calling task, belongs.
 
-    The asking task itself is left out: it has not ended. Receipts name the one of ``pools`` that their node's
-    labels say, where those are known, else the pool that the pod was sent to.
+    The calling task is left out, as it has not ended. A receipt's pool is the one of ``pools`` that matches
+    its node's labels if they are known, else the pool the pod was sent to.
 
     Raises:
-        ValueError: ``uri`` is no artifact of a run.
+        ValueError: ``uri`` is not an artifact of a run.
         StoreError: the store stays away.
     """
     own = place(uri)
@@ -108,7 +108,7 @@ def read(uri: str, pools: Mapping[str, NodePool] = NO_POOLS) -> Records:
 
 
 def bring(records: Records, named: Mapping[str, Path], folder: Path) -> dict[str, Path]:
-    """Copy the artifacts that ``named`` calls ``TASK/OUTPUT`` to ``folder``, but those that no task left.
+    """Copy the artifacts named ``TASK/OUTPUT`` in ``named`` to ``folder``; skip those that were never made.
 
     Raises:
         StoreError: the store stays away.
@@ -122,7 +122,7 @@ def bring(records: Records, named: Mapping[str, Path], folder: Path) -> dict[str
 def attempts(
     store: Store, task: str, keys: list[str], pools: Mapping[str, NodePool] = NO_POOLS
 ) -> dict[str, list[Receipt]]:
-    """Return the receipts of the attempts of ``task`` under ``keys`` by row, lost ones included."""
+    """Return the receipts of ``task``'s attempts under ``keys`` by ledger row, including lost attempts."""
     found: dict[str, list[Receipt]] = {}
     spent: dict[str, float] = {}
     closed = set()
@@ -153,7 +153,7 @@ def attempts(
 
 
 def _where(receipt: Receipt, labels: Mapping[str, str], pools: Mapping[str, NodePool]) -> Receipt:
-    """Return the receipt with the pool that its node's ``labels`` say, and as a fact that they do."""
+    """Return the receipt with the pool that matches its node's ``labels``, recorded as a fact."""
     if not (labels and pools):
         return receipt
     found = node.pool(labels, receipt.pool, pools)
@@ -161,7 +161,7 @@ def _where(receipt: Receipt, labels: Mapping[str, str], pools: Mapping[str, Node
 
 
 def terminal(store: Store, keys: Iterable[str]) -> Terminal | None:
-    """Return the final end among ``keys`` of a task, if there is one."""
+    """Return a task's final end among ``keys``, if any."""
     for key in keys:
         if key.endswith(f"/{TERMINAL}"):
             return records.read(store, key, Terminal, "delete it")
@@ -169,7 +169,7 @@ def terminal(store: Store, keys: Iterable[str]) -> Terminal | None:
 
 
 def row(task: str, name: str, step: str = "") -> str:
-    """Return the name under which a ledger lists a task, one of its steps, or what starts its steps."""
+    """Return the ledger's name for a task, one of its steps, or the process that runs its steps."""
     own = task.replace("-", "_")
     if name != RECEIPT:
         return name
@@ -177,7 +177,7 @@ def row(task: str, name: str, step: str = "") -> str:
 
 
 def _outputs(store: Store, task: TaskFolder, keys: Iterable[str]) -> dict[str, str]:
-    """Return the URIs of the task's outputs by ``TASK/NAME``; of several tries the last folder counts."""
+    """Return the URIs of the task's outputs by ``TASK/NAME``; after retries, the last folder counts."""
     made = {}
     for key in sorted(keys):
         folder, _, rest = key.removeprefix(task.prefix).partition("/")
@@ -188,7 +188,7 @@ def _outputs(store: Store, task: TaskFolder, keys: Iterable[str]) -> dict[str, s
 
 
 def _inputs(store: Store, keys: Iterable[str]) -> list[str]:
-    """Return the URIs of the artifacts that the attempts under ``keys`` were given."""
+    """Return the URIs of the input artifacts of the attempts under ``keys``."""
     found = [key for key in keys if key.endswith(f"/{INPUTS}")]
     fix = "delete it, and what its task took from a cache is not listed"
     given = [records.read(store, key, dict[str, list[str]], fix) for key in found]
@@ -202,9 +202,9 @@ def _earlier(
     artifacts: dict[str, str],
     pools: Mapping[str, NodePool],
 ) -> dict[str, list[Receipt]]:
-    """Return the receipts of the earlier runs' tasks that made ``uris``, and of all that those used.
+    """Return the receipts of earlier runs' tasks that made ``uris``, and of everything those depend on.
 
-    Adds their artifacts to ``artifacts``. A task that ran here as well counts here only.
+    Adds their artifacts to ``artifacts``. A task that also ran in this run counts only in this run.
     """
     found: dict[str, list[Receipt]] = {}
     known, pending = set(here), list(uris)

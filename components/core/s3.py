@@ -1,4 +1,4 @@
-"""S3Store: the store in a bucket, patient with outages and quick to name a wrong setting."""
+"""S3Store: the store in a bucket. Outages are waited out; wrong settings are reported at once."""
 
 import hashlib
 import io
@@ -35,18 +35,18 @@ FIXES = {
     "AccessDenied": "give this key the right to do it, or use another key",
     "RequestTimeTooSkewed": "set this machine's clock",
 }
-"""S3's words for a refusal, and what to do."""
+"""What to do about a refusal, by S3's error code."""
 NOT_IMPLEMENTED = 501
 MAX_PAGES = 10_000
-"""Of one listing, of 1,000 names each."""
+"""Limit of one listing; a page has 1,000 names."""
 
 
 class Pages(urllib3.PoolManager):
-    """A pool that asks for each page of a listing once: minio itself asks for as long as a store says so."""
+    """Connections that request each page of a listing once; minio itself would follow a store forever."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self._listing = threading.local()  # a heartbeat's thread lists as well
+        self._listing = threading.local()  # a heartbeat's thread lists, too
 
     def begin(self) -> None:
         """Begin a listing in this thread."""
@@ -58,7 +58,7 @@ class Pages(urllib3.PoolManager):
         """Send a request.
 
         Raises:
-            ValueError: it is for a page of the listing that was asked for already, or for one too many.
+            ValueError: it asks for the same page of a listing again, or for too many pages.
         """
         if method == "GET" and "list-type=2" in url:
             asked = self._listing.asked
@@ -71,21 +71,21 @@ class Pages(urllib3.PoolManager):
 
 
 class S3Store:
-    """Objects in a bucket of an S3-compatible store (MinIO, SeaweedFS, a cloud's)."""
+    """Objects in a bucket of an S3-compatible store (MinIO, SeaweedFS, a cloud provider's)."""
 
     def __init__(self, scheme: str, bucket: str, prefix: str, outage_seconds: float) -> None:
         endpoint = urlsplit(_setting("S3_ENDPOINT"))
-        given = endpoint.netloc and "@" not in endpoint.netloc  # keys have variables of their own
+        given = endpoint.netloc and "@" not in endpoint.netloc  # keys have their own variables
         if endpoint.scheme not in ("http", "https") or not given or endpoint.path.strip("/"):
             raise ValueError(
-                f"S3_ENDPOINT {endpoint.geturl()!r} is no endpoint: give http://host:port or https://host"
+                f"S3_ENDPOINT {endpoint.geturl()!r} is not an endpoint: give http://host:port or https://host"
             )
         self._root = f"{scheme}://{bucket}/"
         self._bucket, self._prefix = bucket, f"{prefix}/" if prefix else ""
         self._endpoint, self._outage_seconds = endpoint.geturl(), outage_seconds
         self._is_exclusive = False
-        # Two quick retries of a single request here, so that one lost part does not restart a whole multipart
-        # upload; ``_retry`` takes over from there. 20 s without a byte is a fault.
+        # Two quick retries per request, so that one lost part does not restart a whole multipart upload;
+        # ``_retry`` handles the rest. 20 s without a byte is a fault.
         self._http = Pages(
             timeout=urllib3.Timeout(connect=5, read=20),
             retries=urllib3.Retry(
@@ -147,7 +147,7 @@ class S3Store:
         return sorted(name.removeprefix(self._prefix) for name in names if not name.endswith("/"))
 
     def exists(self, key: str) -> bool:
-        # Not HEAD: its answer has no body, so a missing bucket would look like a missing object.
+        # Not HEAD: its response has no body, so a missing bucket would look like a missing object.
         name = self._name(key)
         return self._retry(name, lambda: next(self._names(name), "")) == name
 
@@ -159,11 +159,11 @@ class S3Store:
         return self._prefix + checked(key)
 
     def _names(self, prefix: str) -> Iterator[str]:
-        """List the names that begin with ``prefix``, in order."""
+        """Yield the names that begin with ``prefix``, in order."""
         return (str(item.object_name) for item in self._objects(prefix))
 
     def _objects(self, prefix: str) -> Iterator[Object]:
-        """List the objects whose names begin with ``prefix``, in order."""
+        """Yield the objects whose names begin with ``prefix``, in order."""
         seen = set()
         self._http.begin()
         for item in self._client.list_objects(self._bucket, prefix=prefix, recursive=True):
@@ -173,11 +173,11 @@ class S3Store:
             yield item
 
     def _put_if_absent(self, name: str, data: bytes, first: bool) -> bool:
-        """Send one conditional PUT, on a presigned URL: minio 7.2 has no parameter for If-None-Match."""
+        """Send one conditional PUT to a presigned URL, as minio 7.2 has no parameter for If-None-Match."""
         url = self._client.get_presigned_url("PUT", self._bucket, name, timedelta(minutes=5))
         answer = self._http.request("PUT", url, body=data, headers={"If-None-Match": "*"}, retries=False)
         if answer.status == 412:
-            # After a lost answer the object may be our own: then this writer has won.
+            # After a lost response the object may be our own; then this writer has won.
             return not first and b"".join(self._chunks(name)) == data
         if answer.status >= 500:
             raise ServerError(f"HTTP status {answer.status}", answer.status)
@@ -186,10 +186,11 @@ class S3Store:
         return True
 
     def check_exclusive(self) -> None:
-        """Put twice if absent, once for each store that is opened: some let the second writer in unseen.
+        """Check, once per opened store, that a second conditional put fails; some ignore the condition.
 
         Raises:
-            ValueError: this one does: two trainers would hold a lease, and releases overwrite each other.
+            ValueError: it is accepted, so two trainers could hold a lease and releases could overwrite each
+                other.
         """
 
         def probe() -> bool:
@@ -197,7 +198,7 @@ class S3Store:
             try:
                 answers = [self._put_if_absent(name, text, first=True) for text in (b"first", b"second")]
             except ServerError as error:
-                if error.status_code == NOT_IMPLEMENTED:  # it says so itself
+                if error.status_code == NOT_IMPLEMENTED:  # an honest refusal
                     return False
                 raise
             finally:
@@ -229,7 +230,7 @@ class S3Store:
                     done += out.write(chunk)
                     heard(len(chunk))
         except BaseException:
-            heard(-done)  # a retry begins at the first byte
+            heard(-done)  # a retry starts over
             raise
 
     def _sha256(self, name: str) -> str:
@@ -243,7 +244,7 @@ class S3Store:
         return retry(action, faults, lambda error: self._verdict(name, error), self._outage_seconds)
 
     def _verdict(self, name: str, error: Exception) -> Exception:
-        """Return what the caller sees: an outage (StoreError), absence, or a wrong setting (ValueError)."""
+        """Return the error for the caller: StoreError for an outage, absence, ValueError for a setting."""
         if isinstance(error, MaxRetryError) and error.reason:
             error = error.reason
         code = getattr(error, "code", None) or type(error).__name__
@@ -257,7 +258,7 @@ class S3Store:
 
 
 def _passes(error: Exception) -> bool:
-    """Return whether waiting may help: no answer at all, 5xx, or a store that asks for patience."""
+    """Tell whether waiting may help: no response at all, 5xx, or throttling."""
     match error:
         case S3Error():
             status = error.response.status
@@ -268,8 +269,8 @@ def _passes(error: Exception) -> bool:
         case InvalidResponseError():
             status = error._code  # minio has no public name for it
         case ParseError() | ValueError():
-            return False  # 200 and not the XML that was asked for: a web server, not a store
-        case _:  # a wrong certificate stays wrong
+            return False  # 200 without the expected XML: a web server, not a store
+        case _:  # for example a wrong certificate
             return not re.search("CERTIFICATE_VERIFY_FAILED|WRONG_VERSION_NUMBER", str(error))
     return status in (408, 409, 429) or (status >= 500 and status != 501)
 

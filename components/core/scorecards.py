@@ -1,7 +1,7 @@
-"""Scorecard: per-example scores of one model on one split, and the paired comparison of two models.
+"""Scorecard: per-example scores of one model on one split, and paired comparison of two models.
 
-Two bare means are never compared: ``compare`` resamples seeds and examples, because two seeds of one method
-differ "significantly" when only examples are resampled (docs/DESIGN.md, Equal quality).
+Bare means are never compared: ``compare`` resamples both seeds and examples, because two seeds of one method
+differ "significantly" if only examples are resampled (docs/DESIGN.md, Equal quality).
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,13 +22,13 @@ LOWER_IS_BETTER: dict[Metric, bool] = {"completion_loss": True, "exact_match": F
 
 
 GENERAL = "general.jsonl"
-"""Scores of general text next to a Scorecard's, where evaluate was asked for them."""
+"""File with scores on general text, if evaluate was asked for them."""
 SAMPLES = "samples.jsonl"
-"""What the model says to the first examples, next to a Scorecard."""
+"""File with the model's answers to the first examples."""
 
 
 class Score(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One model on one Example."""
+    """Scores of one model on one Example."""
 
     id: str
     answer_nats: float
@@ -37,11 +37,11 @@ class Score(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     exact_match: bool | None = None
     label_correct: bool | None = None
     predicted: str | None = None
-    """What greedy decoding or label scoring answered."""
+    """The answer of greedy decoding or label scoring."""
 
 
 class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One question of the split, and what a model says to it."""
+    """One question of the split and a model's answer."""
 
     id: str
     question: str
@@ -63,7 +63,7 @@ class Scorecard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     examples: int
     answer_tokens: int
     completion_loss: Interval
-    """Nats per answer token, pooled: all nats over all answer tokens."""
+    """Nats per answer token, pooled: total nats over total answer tokens."""
     perplexity: float
     exact_match: Interval | None = None
     label_accuracy: Interval | None = None
@@ -72,7 +72,7 @@ class Scorecard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
 
 
 class Comparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Candidate against reference, so that positive means worse."""
+    """Comparison of a candidate with a reference; positive means worse."""
 
     metric: Metric
     margin: float
@@ -80,7 +80,7 @@ class Comparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How much worse the candidate is, in the metric's own unit; negative is better."""
     low: float
     high: float
-    """Two-sided 90 % interval: its upper end is the one-sided 95 % bound of the non-inferiority test."""
+    """Two-sided 90 % interval; its upper end is the one-sided 95 % bound of the non-inferiority test."""
     non_inferior: bool
     """``high < margin``."""
     examples: int
@@ -91,7 +91,7 @@ def summarise(scores: Sequence[Score], model_digest: str, split_digest: str, see
     """Summarise per-example scores as a Scorecard, with seeded bootstrap intervals over examples.
 
     Raises:
-        DataError: no scores, or one that is not finite.
+        DataError: there are no scores, or one is not finite.
     """
     if not scores:
         raise DataError("no example was scored: the split is empty; give evaluate at least one example")
@@ -137,14 +137,14 @@ def read(folder: Path) -> Scorecard:
     """Read the summary in a Scorecard folder.
 
     Raises:
-        FileNotFoundError: evaluate has not written it.
+        FileNotFoundError: there is no Scorecard.
         DataError: it is not a Scorecard.
     """
     return _decode(folder / "scorecard.json", Scorecard)
 
 
 def read_scores(folder: Path, name: str = "scores.jsonl") -> list[Score]:
-    """Read the per-example scores in a Scorecard folder; ``GENERAL`` are those of general text."""
+    """Read the per-example scores in a Scorecard folder; pass ``GENERAL`` for those on general text."""
     path = folder / name
     decoder = msgspec.json.Decoder(Score)
     try:
@@ -154,7 +154,7 @@ def read_scores(folder: Path, name: str = "scores.jsonl") -> list[Score]:
 
 
 def read_samples(folder: Path) -> list[Sample]:
-    """Read what the model said to the first examples; empty where an older evaluate kept nothing."""
+    """Read the model's answers to the first examples; empty if an older evaluate kept none."""
     path = folder / SAMPLES
     if not path.exists():
         return []
@@ -176,9 +176,9 @@ def compare(
     Args:
         candidates: Scores of one run per seed.
         references: The same, in the same order of seeds.
-        metric: What to compare.
+        metric: The metric to compare.
         margin: Largest loss of quality that counts as equal, fixed before the run; > 0.
-        seed: Draws the resamples.
+        seed: Seed of the resampling.
 
     Raises:
         ValueError: different numbers of runs, examples or tokenizers, or a metric that was not measured.
@@ -217,7 +217,7 @@ def compare(
 
 
 def smallest_gap(comparison: Comparison) -> float:
-    """Return the smallest difference that a comparison this wide detects in 80 % of cases.
+    """Return the smallest difference that a comparison of this width detects in 80 % of cases.
 
     It is (1.645 + 0.842) standard errors (one-sided 5 %, power 80 %); the 90 % interval is 2 x 1.645 wide.
     """

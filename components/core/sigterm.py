@@ -1,4 +1,4 @@
-"""SIGTERM while a step works: Kubernetes sends it before it takes a pod away."""
+"""Handle SIGTERM, which Kubernetes sends before it removes a pod."""
 
 import signal
 import threading
@@ -9,9 +9,9 @@ from types import FrameType
 
 @contextmanager
 def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Call ``handler`` at SIGTERM, until the end of the body.
+    """Call ``handler`` on SIGTERM while the body runs.
 
-    Never in a thread that is not the main one: nobody sends signals there.
+    Does nothing outside the main thread, where Python allows no signal handlers.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -25,7 +25,7 @@ def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
 
 @contextmanager
 def noted() -> Iterator[Callable[[], bool]]:
-    """Record whether SIGTERM has come since the body began."""
+    """Yield a function that tells whether SIGTERM has arrived since the body began."""
     came: list[int] = []
     with handled(lambda number, frame: came.append(number)):
         yield lambda: bool(came)

@@ -1,6 +1,6 @@
-"""Facts that one step writes into its receipt and another one reads: one definition each.
+"""Define the facts that one step writes into its receipt and another step reads.
 
-Every other fact is only shown. tests/core/test_step_facts.py fails when a writer renames one of these.
+All other facts are only shown. tests/core/test_step_facts.py fails if a writer renames one of these.
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ class PlanFacts(msgspec.Struct, frozen=True):
 
 
 class BudgetFacts(msgspec.Struct, frozen=True):
-    """Written by ``plan`` where the run has a budget, read by the ledger."""
+    """Written by ``plan`` if the run has a budget, read by the ledger."""
 
     budget_usd: float
 
@@ -39,8 +39,17 @@ class TrainingFacts(msgspec.Struct, frozen=True):
     """Over all attempts."""
 
 
+class LengthFacts(msgspec.Struct, frozen=True):
+    """Written by every step that trains, read for the end of a run."""
+
+    total_tokens: int
+    """Over all attempts."""
+    data_tokens: int
+    """Of one pass over the file it got."""
+
+
 class EndedByBudget(msgspec.Struct, frozen=True):
-    """Written by ``finetune`` where a budget may end it early, read by the ledger."""
+    """Written by ``finetune`` if a budget may end it early, read by the ledger."""
 
     ended_by_budget: bool
     budget_tokens: int | None = None
@@ -51,17 +60,17 @@ class TrialFacts(msgspec.Struct, frozen=True):
 
     total_tokens: int
     valid_loss: float | None
-    """None where nothing is held out; not finite where the training failed."""
+    """None if nothing is held out; not finite if training failed."""
 
 
 class ModelFacts(msgspec.Struct, frozen=True):
-    """Written by the steps that make a model, read by the comparisons."""
+    """Written by steps that make a model, read by the comparisons."""
 
     model_bytes: int
 
 
 class SelectFacts(msgspec.Struct, frozen=True):
-    """Written by ``select``, read by ``plan``; next to them stands a ``dropped_REASON`` for each reason."""
+    """Written by ``select``, together with a ``dropped_REASON`` for each reason; read by ``plan``."""
 
     examples: int
     kept: int
@@ -104,7 +113,7 @@ class PullFacts(msgspec.Struct, frozen=True):
 
 
 def read(kind: type[T], facts: Facts) -> T | None:
-    """Return the facts of ``kind``; None where the step did not write them."""
+    """Return the facts of ``kind``; None if the step did not write them."""
     try:
         return msgspec.convert(facts, kind)
     except msgspec.ValidationError:
@@ -112,10 +121,10 @@ def read(kind: type[T], facts: Facts) -> T | None:
 
 
 def of(kind: type[T], receipt: Path) -> T:
-    """Return the facts of ``kind`` in a receipt's file.
+    """Return the facts of ``kind`` in a receipt file.
 
     Raises:
-        DataError: it is no receipt, or another step's.
+        DataError: it is not a receipt, or it is another step's.
     """
     found = read(kind, receipts.read(receipt).facts)
     if found is None:

@@ -1,4 +1,4 @@
-"""Store: objects by key under ``file://`` or S3, and folders that are published whole or not at all."""
+"""Store: objects by key under ``file://`` or S3, and folders published atomically."""
 
 import os
 import shutil
@@ -19,13 +19,13 @@ from deepcuts.components.core.strict import MALFORMED
 
 
 class Torn(StoreError):
-    """What was published is whole no more: an object is gone, or has other bytes than its manifest says."""
+    """Published content is damaged: an object is missing or differs from its manifest."""
 
 
 class Store(Protocol):
     """Objects by key; a key is a relative posix path (``trainings/ab12/stop``).
 
-    Every method raises StoreError when the store stays away, ValueError when key or settings are wrong.
+    Every method raises StoreError if the store is unreachable, ValueError if the key or a setting is wrong.
     """
 
     def uri(self, key: str) -> str:
@@ -35,40 +35,40 @@ class Store(Protocol):
         """Store a file; readers see the old object or the new one, never a part."""
 
     def put_bytes(self, key: str, data: bytes) -> None:
-        """Put ``data``, as ``put`` puts a file."""
+        """Store ``data`` as ``put`` stores a file."""
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Store ``data`` unless ``key`` exists; True for exactly one writer (give each its own ``data``)."""
 
     def get(self, key: str, path: Path, heard: Heard = unheard) -> None:
-        """Write the object to ``path``, whole or not; FileNotFoundError names its URI. ``heard``: bytes."""
+        """Write the object to ``path`` atomically, reporting to ``heard``; FileNotFoundError if absent."""
 
     def size(self, key: str) -> int:
-        """Return the number of bytes of the object; FileNotFoundError names its URI."""
+        """Return the object's size in bytes; FileNotFoundError if absent."""
 
     def get_bytes(self, key: str) -> bytes:
-        """Return the object's bytes; FileNotFoundError names its URI."""
+        """Return the object's bytes; FileNotFoundError if absent."""
 
     def sha256(self, key: str) -> str:
-        """Hash (SHA-256, hex) the object as it is read back; FileNotFoundError names its URI."""
+        """Read the object back and hash it (SHA-256, hex); FileNotFoundError if absent."""
 
     def list(self, prefix: str) -> list[str]:
-        """List keys that begin with the text ``prefix`` ("" is all), sorted; end a folder's with a slash."""
+        """List the keys that start with ``prefix`` ("" for all), sorted; end a folder's name with a slash."""
 
     def exists(self, key: str) -> bool: ...
 
     def delete(self, key: str) -> None:
-        """Remove the object; it is no error when there is none."""
+        """Remove the object, if there is one."""
 
 
 def open_store(url: str, outage_seconds: float = OUTAGE_SECONDS) -> Store:
     """Return the store at ``file:///path``, ``s3://bucket/prefix`` or ``minio://bucket/prefix``.
 
     S3 takes S3_ENDPOINT (``http://`` or ``https://`` decides on TLS), AWS_ACCESS_KEY_ID,
-    AWS_SECRET_ACCESS_KEY and, if the key may not ask for the bucket's region, AWS_REGION.
+    AWS_SECRET_ACCESS_KEY and, if the key may not look up the bucket's region, AWS_REGION.
 
     Raises:
-        ValueError: the URL has no such form, or a variable is missing.
+        ValueError: the URL has another form, or a variable is missing.
     """
     parts = urlsplit(url)
     if parts.query or parts.fragment or "@" in parts.netloc:
@@ -107,7 +107,7 @@ class FileStore:
         try:
             staging.write_bytes(data)
             files.sync(staging)
-            os.link(staging, final)  # unlike O_EXCL, never shows an object that is not written yet
+            os.link(staging, final)  # unlike O_EXCL, never exposes a partly written object
             files.sync_folder(final.parent)
         except FileExistsError:
             return False
@@ -151,13 +151,13 @@ class FileStore:
 
 
 def publish(store: Store, folder: Path, prefix: str) -> None:
-    """Upload ``folder`` under ``prefix`` so that it is seen whole or not at all.
+    """Upload ``folder`` under ``prefix`` atomically.
 
-    Every file is read back and compared by SHA-256; the manifest comes last. Publishing the same content
-    again only reads; other or torn content under the same prefix is withdrawn first.
+    Every file is read back and its SHA-256 checked; the manifest comes last. Publishing the same content
+    again only reads; other or damaged content under the prefix is withdrawn first.
 
     Raises:
-        StoreError: the store stays away, or gives back other bytes than it was given.
+        StoreError: the store is unreachable, or returns other bytes than were uploaded.
     """
     manifest, seal = manifest_of(folder), f"{prefix}/{MANIFEST}"
     if store.exists(seal):
@@ -168,10 +168,10 @@ def publish(store: Store, folder: Path, prefix: str) -> None:
 
 
 def replace(store: Store, folder: Path, prefix: str) -> None:
-    """Publish ``folder`` in place of whatever lies under ``prefix``, where nobody else writes.
+    """Publish ``folder`` in place of the content under ``prefix``, to which nobody else writes.
 
-    A reader in between, or after a replacement that was cut short, finds no valid manifest (``Torn``), never
-    the new content together with files of the old. Raises as ``publish``.
+    A reader during a replacement, or after an interrupted one, gets ``Torn``, never a mix of new and old
+    files. Raises the errors of ``publish``.
     """
     manifest, seal = manifest_of(folder), f"{prefix}/{MANIFEST}"
     wanted = {seal, *(f"{prefix}/{name}" for name in manifest["files"])}
@@ -186,7 +186,7 @@ def replace(store: Store, folder: Path, prefix: str) -> None:
 
 
 def _upload(store: Store, folder: Path, prefix: str, manifest: Manifest) -> None:
-    """Put a folder's files, read each back, and only then the manifest."""
+    """Upload a folder's files, read each back, then upload the manifest."""
     for name, entry in manifest["files"].items():
         key = f"{prefix}/{name}"
         store.put(key, folder / name)
@@ -207,18 +207,18 @@ def _holds(store: Store, prefix: str, manifest: Manifest) -> bool:
 
 
 def withdraw(store: Store, prefix: str) -> None:
-    """Remove a published folder, manifest first, so that nobody starts to read what is going away."""
+    """Remove a published folder, manifest first, so that nobody starts to read it."""
     store.delete(f"{prefix}/{MANIFEST}")
     for key in store.list(f"{prefix}/"):
         store.delete(key)
 
 
 def retrieve(store: Store, prefix: str, folder: Path) -> None:
-    """Download what was published under ``prefix`` to ``folder``, verified, whole or not at all.
+    """Download the folder published under ``prefix`` to ``folder``, verified and atomically.
 
     Raises:
-        FileNotFoundError: no manifest, so nothing was published there.
-        Torn: the manifest, or an object it names, is not what was published.
+        FileNotFoundError: there is no manifest, so nothing was published there.
+        Torn: the manifest or an object it lists is damaged.
     """
     manifest = manifest_at(store, prefix)
     with files.staged(folder) as staging:
@@ -229,7 +229,7 @@ def retrieve(store: Store, prefix: str, folder: Path) -> None:
 
 
 def manifest_at(store: Store, prefix: str) -> Manifest:
-    """Return the manifest of what was published under ``prefix``; raises as ``retrieve``."""
+    """Return the manifest published under ``prefix``; raises the errors of ``retrieve``."""
     seal = f"{prefix}/{MANIFEST}"
     text = store.get_bytes(seal)
     try:
@@ -242,7 +242,7 @@ def manifest_at(store: Store, prefix: str) -> Manifest:
 
 
 def get_verified(store: Store, key: str, entry: FileEntry, path: Path, heard: Heard = unheard) -> None:
-    """Download one object that a manifest lists; raises Torn when it is gone or has other bytes."""
+    """Download one object listed in a manifest; raises Torn if it is missing or differs."""
     try:
         store.get(key, path, heard)
     except FileNotFoundError as error:

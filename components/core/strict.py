@@ -1,4 +1,4 @@
-"""Turn untrusted values into the project's nouns, and report everything that is wrong at once."""
+"""Decode untrusted values into typed structs, reporting all problems at once."""
 
 import decimal
 import difflib
@@ -6,7 +6,7 @@ import math
 import re
 import types
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -14,25 +14,38 @@ import msgspec
 
 T = TypeVar("T")
 NEAR = 0.7
-"""Likeness (difflib's ratio) from which a key is suggested: at 0.5 ``learning_rate`` is ``margin_nats``."""
+"""Smallest difflib ratio for suggesting a key; at 0.5, ``learning_rate`` would match ``margin_nats``."""
 NUMBER = re.compile(r"[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?")
 COUNT, SCALES = (
     re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?) ?([kKmMbB])"),
     {"k": 10**3, "m": 10**6, "b": 10**9},
 )
-SAID = {float: "a number", int: "a whole number", bool: "true or false", list: "a list"}
+SAID = {float: "a number", int: "a whole number", bool: "true or false", list: "a list", str: "text"}
+ALIKE = 0.6
+"""And likeness of each of its words: ``base_lr`` is 0.8 like ``base_uri``, ``lr`` 0.4 like ``uri``."""
+IN_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "array": "a list",
+    "object": "a mapping (name: value)",
+    "null": "nothing",
+    "Path": "a path",
+}
+"""Kinds of JSON as msgspec names them, and as people do."""
 MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises of bytes that are no JSON of a type: cut short, not UTF-8, nested too deep."""
+"""What msgspec raises for invalid JSON: truncated, not UTF-8, of another type, nested too deep."""
 
 
 def decode(kind: type[T], value: object, where: str) -> T:
-    """Convert ``value`` (as JSON or YAML gives it) to a ``kind``.
+    """Convert ``value``, parsed from JSON or YAML, to a ``kind``.
 
-    msgspec stops at its first error. A person fixing a file wants all of them, so structs are walked field by
-    field here and msgspec judges the leaves.
+    msgspec stops at the first error, but people fixing a file want all of them, so structs are walked field
+    by field and msgspec checks the leaves.
 
     Raises:
-        ValueError: one line a problem, each with its path (``recipe.learning_rate``).
+        ValueError: one line per problem, with its path (``recipe.learning_rate``).
     """
     found: list[str] = []
     result: T = _convert(kind, value, where, found)
@@ -42,15 +55,35 @@ def decode(kind: type[T], value: object, where: str) -> T:
 
 
 def unknown_key(path: str, key: str, known: Iterable[str]) -> str:
-    """Return the message for an unknown key, with the nearest known one."""
+    """Return the message for an unknown key, suggesting the closest known one."""
     known = sorted(known)
-    near = difflib.get_close_matches(key, known, n=1, cutoff=NEAR)
-    hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+    near = nearest(key, known)
+    hint = f"did you mean {near!r}?" if near else f"known keys: {', '.join(known)}"
     return f"{_inner(path, key)}: unknown key: {hint}"
 
 
+def either(one: str, its: object, other: str, others: object) -> str:
+    """Return the message for two keys of which each decides what the other does."""
+    return f"{one} {its} and {other} {others}: both say the same thing: leave one of them out"
+
+
+def nearest(key: str, known: Iterable[str]) -> str:
+    """Return the known key that ``key`` is a misspelling of, word by word; empty where there is none."""
+    close = difflib.get_close_matches(key, list(known), n=3, cutoff=NEAR)
+    return next((name for name in close if _misspelled(key.split("_"), name.split("_"))), "")
+
+
+def _misspelled(words: Sequence[str], known: Sequence[str]) -> bool:
+    """Tell a misspelling from another name: ``max_new_tokens`` is none of ``max_tokens``."""
+    if len(words) != len(known):
+        return difflib.SequenceMatcher(None, "".join(words), "".join(known)).ratio() >= 0.9
+    return all(
+        difflib.SequenceMatcher(None, *pair).ratio() >= ALIKE for pair in zip(words, known, strict=True)
+    )
+
+
 def count(value: object) -> object:
-    """Return a whole number written as ``1e6``, ``5M`` or ``64k`` as an integer, anything else as it is."""
+    """Convert a whole number written as ``1e6``, ``5M`` or ``64k`` to an integer; return others unchanged."""
     if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
         return int(value)
     found = COUNT.fullmatch(value) if isinstance(value, str) else None
@@ -74,7 +107,7 @@ def _convert(kind: Any, value: object, path: str, found: list[str]) -> Any:
         return origin(items)
     if origin is dict and isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {key: _convert(args[1], item, _inner(path, key), found) for key, item in value.items()}
-    if kind is Path and isinstance(value, str):  # msgspec has no paths
+    if kind is Path and isinstance(value, str):  # msgspec does not know paths
         return Path(value)
     if origin in (Union, types.UnionType) and isinstance(value, dict):
         structs = [arm for arm in args if isinstance(arm, type) and issubclass(arm, msgspec.Struct)]
@@ -91,11 +124,11 @@ def _convert(kind: Any, value: object, path: str, found: list[str]) -> Any:
 
 
 def _leaf(kind: Any, value: object) -> Any:
-    """Convert a value; a whole number may be written as people write large ones."""
+    """Convert a leaf; whole numbers may be written like ``5M``."""
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError:
-        # where a share may stand, 1.0 is a share out of bounds, never the count 1
+        # where a share is allowed, 1.0 is a share out of bounds, never the count 1
         if (number := count(value)) is value or (isinstance(value, float) and _takes_float(kind)):
             raise
         return msgspec.convert(number, kind)
@@ -106,9 +139,9 @@ def _takes_float(kind: Any) -> bool:
 
 
 def current_names(kind: type[msgspec.Struct], value: Mapping[Any, Any], path: str) -> dict[Any, Any]:
-    """Return ``value`` with the old keys of ``kind.RENAMED`` under their new names; warns of each.
+    """Rename the old keys of ``kind.RENAMED`` in ``value`` to their new names, with a warning for each.
 
-    An old key given next to its new name is left for the caller to refuse.
+    An old key given together with its new name is left for the caller to refuse.
     """
     renamed: Mapping[str, str] = getattr(kind, "RENAMED", {})
     given = dict(value)
@@ -133,6 +166,10 @@ def _struct(kind: type[msgspec.Struct], value: dict[Any, Any], path: str, found:
         if key not in fields
     ]
     ready = {}
+    for one, other in getattr(kind, "EITHER", ()):  # here, as what is given at its default shows only here
+        if value.get(one) is not None and value.get(other) is not None:
+            found.append(f"{path}: {either(one, value[one], other, value[other])}")
+            wrong |= {one, other}
     for key, field in fields.items():
         inner = _inner(path, key)
         known = len(found)
@@ -146,7 +183,7 @@ def _struct(kind: type[msgspec.Struct], value: dict[Any, Any], path: str, found:
     try:
         made = kind(**ready)  # __post_init__ rejects contradictions between fields
     except ValueError as error:
-        lines = str(error).splitlines()  # of what is wrong in itself, nothing more can be said
+        lines = str(error).splitlines()  # fields that failed already are not reported twice
         found += [f"{path}: {line}" for line in lines if not wrong & set(re.findall(r"\w+", line))]
         return None
     except TypeError:  # a required field is missing
@@ -159,17 +196,27 @@ def _problem(kind: Any, value: object, path: str, error: msgspec.ValidationError
     text = re.sub(r", got `\w+`$", "", text.replace("Expected", "expected", 1))
     if get_origin(kind) is Literal:
         text = f"expected one of {', '.join(map(repr, get_args(kind)))}"
-    elif text.startswith("Invalid enum value"):  # of a type that also takes some words
+    elif text.startswith("Invalid enum value"):  # of a type that also takes certain words
         kinds = sorted(_said(kind), key=lambda word: (word in SAID.values(), word))
         text = f"expected {' or '.join(kinds)}"
-    if isinstance(value, str) and NUMBER.fullmatch(value) and ("`float`" in text or SAID[float] in text):
-        text = f"{text.replace('`float`', SAID[float])} without quotes"
+    text = re.sub(r"`(\w+(?: \| \w+)*)`", _in_words, text)
+    if value is None:
+        return f"{path}{place.rstrip('`')}: {text}, got nothing: give it a value, or leave it out"
+    if isinstance(value, str) and SAID[int] in text and any(character.isdigit() for character in value):
+        text = f"{text} (1000000, 1e6 or 1M)"
+    elif isinstance(value, str) and NUMBER.fullmatch(value) and SAID[float] in text:
+        text = f"{text} without quotes"
     text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)  # a problem stays on one line
     return f"{path}{place.rstrip('`')}: {text}, got {_short(value)}"
 
 
+def _in_words(found: re.Match[str]) -> str:
+    kinds = found[1].split(" | ")
+    return " or ".join(IN_WORDS.get(kind, kind) for kind in kinds)
+
+
 def _said(kind: Any) -> Iterator[str]:
-    """Yield what a type takes, in words."""
+    """Yield the values a type accepts, in words."""
     origin, args = get_origin(kind), get_args(kind)
     if origin is Literal:
         yield from map(repr, args)

@@ -1,6 +1,6 @@
-"""Verdict: what became of a cut, written by the step that tried it, read by ledger and comparisons.
+"""Verdict: the outcome of a cut, written by the step that tried it, read by the ledger and comparisons.
 
-In a receipt it is one fact, ``cut_NAME = "OUTCOME: REASON"``. Only this module knows that form.
+In a receipt it is one fact, ``cut_NAME = "OUTCOME: REASON"``, a form that only this module knows.
 """
 
 from typing import Literal, cast, get_args
@@ -30,25 +30,25 @@ OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What became of one cut in one step."""
+    """Outcome of one cut in one step."""
 
     cut: Cut
     outcome: Outcome
-    """``refused``: it was tried, or predicted, and does not pay at equal quality. ``off``: nobody asked."""
+    """``refused``: tried or predicted, but it does not pay off at equal quality. ``off``: not asked for."""
     reason: str
 
     def __str__(self) -> str:
         return f"{self.outcome}: {self.reason}"
 
     def facts(self) -> Facts:
-        """Return the fact of a receipt that holds this verdict."""
+        """Return this verdict as a fact of a receipt."""
         return {f"{PREFIX}{self.cut}": str(self)}
 
 
 def read(facts: Facts) -> list[Verdict]:
-    """List the verdicts among the facts of a receipt, in their order.
+    """Return the verdicts among a receipt's facts, in their order.
 
-    Receipts of version 0.1 have no outcome in the text: their first word decides.
+    In receipts of version 0.1 the text has no outcome; its first word decides.
     """
     return [
         _parse(cast(Cut, name.removeprefix(PREFIX)), str(text))

@@ -1,10 +1,10 @@
-"""Read YAML and JSON in one way everywhere: run files, ``--set``, recipes, studies, node pools.
+"""Read YAML and JSON the same way everywhere: run files, ``--set``, recipes, studies, node pools.
 
-Scalars are those of YAML 1.2's core schema, with underscores in integers: ``1e-5`` is a number, ``010`` is
-10, ``0x1F`` is 31, ``.inf`` is infinity; ``yes``, ``1:30`` and ``2026-11-23`` are text. PyYAML alone follows
-YAML 1.1: ``1e-5`` is text there, ``010`` is 8, ``yes`` is true, ``1:30`` is 90 and ``2026-11-23`` is a date.
-A key given twice is an error; PyYAML keeps the last one. So are aliases that expand to more than a
-million values.
+Scalars follow YAML 1.2's core schema, plus underscores in integers: ``1e-5`` is a number, ``010`` is 10,
+``0x1F`` is 31, ``.inf`` is infinity; ``yes``, ``1:30`` and ``2026-11-23`` are text. Plain PyYAML follows YAML
+1.1: ``1e-5`` is text, ``010`` is 8, ``yes`` is true, ``1:30`` is 90 and ``2026-11-23`` is a date.
+A duplicate key is an error (PyYAML keeps the last one), and so are aliases that expand to more than a million
+values.
 """
 
 import json
@@ -16,11 +16,12 @@ from pathlib import Path
 import yaml
 from yaml.constructor import ConstructorError
 from yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode
+from yaml.reader import ReaderError
 
 MAX_VALUES = 1_000_000
-"""Of a YAML document: the largest that we write, a compiled pipeline, has 10,000."""
+"""Limit for a YAML document; the largest we write, a compiled pipeline, has 10,000."""
 VALUE_CHARACTERS = 100
-"""So many characters of a text count as a value: 3,000 aliases of a megabyte took gigabytes to show."""
+"""Characters of text that count as one value; 3,000 aliases of one megabyte took gigabytes to show."""
 SCALARS = (
     ("null", "~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", "true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -45,21 +46,27 @@ HINTS = (
     ("could not find expected ':'", "write name: value, with a space after the colon"),
     ("found unexpected end of stream", "a quote or a bracket is left open"),
     ("expected ',' or", "a bracket is left open, or a comma is missing"),
+    ("expected <block end>", "a key is indented more or less than its neighbours"),
+    ("cannot start any token", "put the value in quotes"),
+    ("determine a constructor for the tag", "tags are not read: write the value without its !"),
+    ("found another document", "a file has one document: remove the line ---"),
+    ("found undefined alias", "an * begins an alias: put the value in quotes"),
+    ("expected alphabetic or numeric", "* begins an alias and & an anchor: put the value in quotes"),
 )
-"""Words of PyYAML's problems, and what usually is behind them."""
+"""Usual causes, by the words of PyYAML's message."""
 
 
 class Bounded(yaml.SafeLoader):
-    """PyYAML's safe loader that refuses aliases which expand to far more values than the document has.
+    """PyYAML's safe loader, refusing aliases that expand to far too many values.
 
-    Nine of nine of nine ... of a word would take all memory.
+    A few nested aliases ("billion laughs") could fill the memory.
     """
 
     def compose_document(self) -> Node | None:
         """Compose the next document.
 
         Raises:
-            YAMLError: it has too many values.
+            YAMLError: its aliases expand to too many values.
         """
         node: Node | None = super().compose_document()
         if node is not None and _expanded(node, {}) > MAX_VALUES:
@@ -68,7 +75,7 @@ class Bounded(yaml.SafeLoader):
 
 
 def _expanded(node: Node, known: dict[int, float]) -> float:
-    """Count the values in a node, those behind an alias at each use; infinite where a node holds itself."""
+    """Count the values in a node, with aliases expanded; infinite if a node contains itself."""
     if id(node) not in known:
         known[id(node)] = math.inf
         pairs = node.value if isinstance(node, CollectionNode) else []
@@ -79,7 +86,7 @@ def _expanded(node: Node, known: dict[int, float]) -> float:
 
 
 class Loader(Bounded):
-    """Bounded, with the scalars of YAML 1.2; refuses a key given twice."""
+    """Bounded, with YAML 1.2 scalars; refuses duplicate keys."""
 
     yaml_implicit_resolvers = {}
 
@@ -87,13 +94,13 @@ class Loader(Bounded):
         """Build a mapping.
 
         Raises:
-            ConstructorError: a key is given twice; names line and column.
+            ConstructorError: a key occurs twice; names line and column.
         """
         seen: set[object] = set()
         for key, _ in node.value if isinstance(node, MappingNode) else ():
             if not isinstance(key, ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
                 continue
-            value = self.construct_object(key)  # 1 and 01, ~ and null are one key
+            value = self.construct_object(key)  # 1 and 01 are the same key, and so are ~ and null
             if value in seen:
                 problem = f"{key.value!r} is given twice: remove one"
                 raise ConstructorError("while reading a mapping", node.start_mark, problem, key.start_mark)
@@ -114,13 +121,13 @@ Loader.add_constructor("tag:yaml.org,2002:int", Loader.whole_number)
 
 
 def parse(text: str) -> object:
-    """Return the values in ``text``, JSON or YAML.
+    """Parse ``text`` as JSON or YAML.
 
     Raises:
-        yaml.YAMLError, ValueError, RecursionError: it is neither; names line and column where that is known.
+        yaml.YAMLError, ValueError, RecursionError: it is neither; names line and column if known.
     """
     with suppress(json.JSONDecodeError):
-        # not left to YAML, which reads JSON's surrogate pairs as two characters
+        # not parsed as YAML, which reads JSON's surrogate pairs as two characters
         return json.loads(text, object_pairs_hook=_without_twins, parse_constant=_no_json)
     try:
         return yaml.load(text, Loader)
@@ -129,11 +136,11 @@ def parse(text: str) -> object:
 
 
 def load(path: Path) -> object:
-    """Return the values in a JSON or YAML file.
+    """Read a JSON or YAML file.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is neither JSON nor YAML, or gives a key twice; names and shows the line.
+        FileNotFoundError: the file does not exist.
+        ValueError: it is neither JSON nor YAML, or has a duplicate key; names and shows the line.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file: check the path")
@@ -149,12 +156,19 @@ def load(path: Path) -> object:
         raise ValueError(f"{path}: {error}") from error
     except yaml.MarkedYAMLError as error:
         raise ValueError(f"{path} is neither JSON nor YAML: {_marked(error, text)}") from error
+    except ReaderError as error:
+        lines = text[: error.position].splitlines() or [""]
+        where = f"line {len(lines)}, column {len(lines[-1]) + 1}"
+        raise ValueError(
+            f"{path} is neither JSON nor YAML: {where}: a character that no text has, "
+            f"U+{ord(text[error.position]):04X}: remove it"
+        ) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is neither JSON nor YAML: {error}") from error
 
 
 def _marked(error: yaml.MarkedYAMLError, text: str) -> str:
-    """Say where the problem is, what it is, and show the line with a mark below it."""
+    """Describe the problem, with its place and the line marked."""
     mark, problem = error.problem_mark or error.context_mark, error.problem or error.context or "not YAML"
     hint = next((f": {hint}" for words, hint in HINTS if words in problem), "")
     if not mark:
@@ -167,11 +181,11 @@ def _marked(error: yaml.MarkedYAMLError, text: str) -> str:
 
 
 class Twin(ValueError):
-    """A key of a JSON object is given twice."""
+    """A JSON object has a key twice."""
 
 
 def _no_json(name: str) -> object:
-    """Leave NaN and Infinity, which Python's reader takes, to YAML: they are text, ``.nan`` is the number."""
+    """Refuse NaN and Infinity, which Python's JSON parser accepts; in YAML they are text."""
     raise json.JSONDecodeError("no JSON", name, 0)
 
 

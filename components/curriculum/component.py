@@ -18,19 +18,19 @@ def curriculum(
     recipe: dict,
     seed: int,
 ):
-    """Order examples for training: the easiest first, then more and more, in the end all.
+    """Order examples for training: the easiest first, then more and more, finally all.
 
     Args:
         base: The model whose tokenizer counts and whose loss can be the difficulty signal.
         cut: Examples to train on (JSONL).
         curriculum: The same in training order, for a recipe with order given (JSONL).
         report: The phases, the easiest and the hardest examples.
-        receipt: What it took, scoring passes included.
+        receipt: What it took, including scoring.
         difficulty_signal: none, length, loss, compression, diversity, column or random (the control).
         pacing: How fast harder examples come in: linear, root or step.
-        phases: Parts of equal tokens, each open to more examples than the one before.
-        recipe: Hyperparameters of the run; budget_tokens says how long, order must be given.
-        seed: Draws the examples of a phase.
+        phases: Parts of equal tokens, each drawing from more examples than the last.
+        recipe: Hyperparameters; budget_tokens is the length, order must be given.
+        seed: Seed for drawing examples.
     """
     return container(
         "deepcuts.components.curriculum.step",

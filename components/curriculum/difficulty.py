@@ -1,4 +1,4 @@
-"""Difficulty of an Example by its text; higher is harder."""
+"""Measure the difficulty of an Example by its text; higher is harder."""
 
 import math
 import zlib
@@ -8,7 +8,7 @@ from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.examples import Example
 
 MTLD_RATIO = 0.72
-"""Where a stretch of text has used up its variety (McCarthy & Jarvis 2010)."""
+"""Share of distinct words at which a stretch of text ends (McCarthy & Jarvis 2010)."""
 
 
 def said(example: Example) -> str:
@@ -17,15 +17,15 @@ def said(example: Example) -> str:
 
 
 def compression(text: str) -> float:
-    """Return compressed bytes over bytes (zlib): repetitive text is easy. Headers weigh in short texts."""
+    """Return compressed / plain bytes (zlib): repetitive text is easy. In short texts headers matter."""
     raw = text.encode("utf-8", "surrogatepass")
     return len(zlib.compress(raw, 9)) / max(1, len(raw))
 
 
 def diversity(text: str) -> float:
-    """Return MTLD: mean length in words of stretches with distinct share above MTLD_RATIO, both ways.
+    """Return MTLD: mean words of stretches with a share of distinct words above MTLD_RATIO, both ways.
 
-    The last stretch counts by the part of the variety it used up; a text without repetition as its words.
+    The last, incomplete stretch counts in part; a text without repetition counts as its number of words.
     """
     words = text.casefold().split()
     return (_stretch(words) + _stretch(words[::-1])) / 2
@@ -35,7 +35,7 @@ def given(records: Sequence[Example]) -> list[float]:
     """Return the difficulty stored in each Example.
 
     Raises:
-        DataError: one brings none, or one that is not finite.
+        DataError: an Example has no difficulty, or one that is not finite.
     """
     found = []
     for record in records:

@@ -1,4 +1,4 @@
-"""How hard an example is: the numbers that a curriculum sorts by."""
+"""Measure how hard examples are: the numbers by which a curriculum sorts."""
 
 import hashlib
 import math
@@ -55,5 +55,5 @@ def base_loss(base: Path, records: Sequence[Example], data: Sequence[Rendered]) 
 
 
 def chance(id: str, seed: int) -> float:
-    """Return a number from 0 to 1 that depends on id and seed only."""
+    """Return a number from 0 to 1 that depends only on id and seed."""
     return int.from_bytes(hashlib.sha256(f"{seed} {id}".encode()).digest()[:7]) / 2**56

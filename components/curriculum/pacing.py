@@ -1,4 +1,4 @@
-"""Pacing: which share of the examples, easiest first, each phase draws from."""
+"""Pacing: the share of the examples, easiest first, from which each phase draws."""
 
 import math
 import random
@@ -9,9 +9,9 @@ Pacing = Literal["linear", "root", "step"]
 
 
 def share(pacing: Pacing, phase: int, phases: int) -> float:
-    """Return the share of easiest examples open in ``phase``; the last phase has all (Wu et al. 2021).
+    """Return the share of easiest examples used in ``phase``; the last phase uses all (Wu et al. 2021).
 
-    ``root`` opens early (Platanios et al. 2019), ``step`` gives half of the examples to half of the phases.
+    ``root`` opens early (Platanios et al. 2019); ``step`` uses half of the examples in half of the phases.
     """
     done = (phase + 1) / phases
     match pacing:
@@ -31,10 +31,10 @@ def draw(
     budget_tokens: int,
     seed: int,
 ) -> list[tuple[int, int]]:
-    """Draw (row, phase) in training order, ``budget_tokens`` long or at most one example more.
+    """Draw (row, phase) in training order, until ``budget_tokens`` are reached.
 
-    Each phase has an equal part of the tokens and draws at random from the examples open to it, none twice
-    before all came. So easy ones come more often: the same number of tokens, not the same epochs.
+    Each phase has an equal part of the tokens and draws at random from its examples, using all before
+    repeating any. So easy ones are drawn more often: the number of tokens is fixed, not that of epochs.
     """
     rng = random.Random(seed)
     drawn: list[tuple[int, int]] = []

@@ -1,4 +1,4 @@
-"""Curriculum: the examples of a cut in training order, from easy to all (cut 7)."""
+"""Curriculum: order the examples of a cut for training, from the easiest to all (cut 7)."""
 
 import time
 from collections import Counter
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from deepcuts.components.core import cli, escape, examples, files, strict
+from deepcuts.components.core import cli, epochs, escape, examples, files, strict
 from deepcuts.components.core.bounds import Count, Seed
 from deepcuts.components.core.examples import Example
 from deepcuts.components.core.markdown import table
@@ -34,13 +34,13 @@ def curriculum(
 ) -> Facts:
     """Write ``curriculum``: the examples of ``cut`` in training order, with difficulty and phase.
 
-    It is as long as the run, ``recipe.budget_tokens``. ``difficulty_signal`` says what is hard: length
-    (tokens), loss (of ``base``), compression, diversity, column (the difficulty that examples bring along) or
-    random: the control, same pacing without meaning. none hands the cut on as it is.
+    It is as long as the run, ``recipe.budget_tokens`` or its epochs of ``cut``. ``difficulty_signal`` is
+    length (tokens), loss (of ``base``), compression, diversity, column (the difficulty stored in examples),
+    or random, the control with the same pacing. none passes the cut on unchanged.
 
     Raises:
-        ValueError: unknown difficulty signal, or a recipe that would shuffle the curriculum away.
-        DataError: an example without difficulty for column, or scores that are not finite.
+        ValueError: the difficulty signal is unknown, or the recipe would shuffle the curriculum.
+        DataError: an example has no difficulty for column, or scores are not finite.
     """
     check(difficulty_signal, recipe)
     records = examples.read(cut)
@@ -49,16 +49,17 @@ def curriculum(
         with files.staged(report) as staging:
             staging.write_text(f"# Curriculum\n\nNone: {len(records):,} examples as they were.\n")
         return {"examples": len(records), "data_digest": files.digest(curriculum)}
-    # transformers takes 8 CPU-seconds to import: a run without a curriculum, the default, is spared them
+    # imported here: transformers takes 8 CPU-seconds, which a run without a curriculum (the default) saves
     from deepcuts.components.curriculum import difficulty_signals
 
     data = difficulty_signals.rendered(base, records)
     lengths = [len(rendered.ids) for rendered in data]
+    budget_tokens = epochs.settled(recipe, sum(lengths)).budget_tokens
     began = time.monotonic()
     hard = difficulty_signals.measure(difficulty_signal, records, data, base, seed)
     seconds = round(time.monotonic() - began, 3)
     order = sorted(range(len(records)), key=lambda row: (hard[row], records[row].id))
-    drawn = draw(order, lengths, pacing, phases, recipe.budget_tokens, seed)
+    drawn = draw(order, lengths, pacing, phases, budget_tokens, seed)
     examples.write(
         curriculum,
         (msgspec.structs.replace(records[row], difficulty=hard[row], phase=phase) for row, phase in drawn),
@@ -102,7 +103,7 @@ def page(
     difficulty_signal: str,
     pacing: Pacing,
 ) -> str:
-    """Return the report: the phases in numbers, the easiest and the hardest examples."""
+    """Return the report: figures of the phases, and the easiest and hardest examples."""
     phases = drawn[-1][1] + 1
     rows = []
     for phase in range(phases):

@@ -28,28 +28,28 @@ def distill(
     max_new_tokens: int,
     extra_tokens: int,
 ):
-    """Train a smaller student on what a teacher knows.
+    """Train a smaller student to imitate a teacher.
 
     Args:
         teacher: The model to learn from (safetensors folder).
-        base: What the student is made of: the teacher again, or a smaller model.
+        base: Model the student is made from: the teacher or a smaller model.
         train: Examples to train on (JSONL).
         valid: Examples scored once at the end (JSONL, may be empty).
         model: The student, a whole model.
         curve: Loss, learning rate and gradient norm, one JSON record a step.
-        receipt: What it took, the teacher's part included, and what serving costs.
-        worth_tokens: What the student alone would have trained on in the seconds of teacher and writing.
+        receipt: What it took, including the teacher, and what serving costs.
+        worth_tokens: Tokens the student alone could have trained on in the time of teacher and writing.
         store: Where checkpoints live (file:// or s3://); a rerun resumes from the newest.
         recipe: Hyperparameters; see components/core/recipe.py.
-        layers: Layers of base that the student keeps: all, every-2, or indices such as 0,2,4.
-        config: Settings that differ from base's, for a student of random weights; empty for none.
-        method: Compare distributions on the data's answers (forward-kl, reverse-kl) or on answers of the
-            student's own (on-policy), learn answers that the teacher writes (sequence), or none: the control.
-        temperature: At which distributions are compared (not with sequence).
-        cross_entropy_weight: Share of the answers' own loss (not with sequence).
-        hidden_weight: Weight of the distance of hidden states (not with sequence).
-        cached_draws: Draws a token, made once before training; 0 asks the teacher at every step (forward-kl).
-        max_new_tokens: Longest answer that the teacher (sequence) or the student (on-policy) writes.
-        extra_tokens: Beyond the recipe's budget; for the control, what the teacher was worth.
+        layers: Layers of base that the student keeps: all, every-2, or indices (0,2,4).
+        config: Changes to base's config, for a student of random weights; empty for none.
+        method: forward-kl, reverse-kl, on-policy (the student's own answers), sequence (the teacher's), or
+            none for the control without teacher.
+        temperature: Temperature of the comparison (not sequence).
+        cross_entropy_weight: Weight of the completion loss (not sequence).
+        hidden_weight: Weight of the distance of hidden states (not sequence).
+        cached_draws: Draws per token made once before training; 0 runs the teacher at each step (forward-kl).
+        max_new_tokens: Longest answer of the teacher (sequence) or student (on-policy).
+        extra_tokens: Added to the recipe's budget; for the control, the worth_tokens.
     """
     return container("deepcuts.components.distill.step", image="train", receipt=receipt, **flags(locals()))

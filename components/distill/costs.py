@@ -1,4 +1,4 @@
-"""Costs of a distillation over all attempts, kept in the store next to the checkpoints."""
+"""Record the costs of a distillation over all attempts, in the store next to the checkpoints."""
 
 import time
 from collections.abc import Iterator
@@ -16,16 +16,16 @@ class Costs(msgspec.Struct, frozen=True):
     tokens: int
     """Trained by the student."""
     teacher_tokens: int
-    """Read by the teacher, fillers included."""
+    """Read by the teacher, including padding."""
     seconds: float
-    """Of wall time in all: teacher, training and saving, not the start of the process."""
+    """Wall time of teacher, training and saving, without the start of the process."""
     teacher_seconds: float
-    """Of these, in which the teacher was loaded, read or wrote."""
+    """Part of it spent loading and running the teacher."""
     writing_seconds: float = 0.0
-    """Of these, in which the student wrote answers of its own."""
+    """Part of it in which the student wrote its own answers."""
 
     def worth_tokens(self) -> int:
-        """Count what the student alone would have trained on in the seconds of teacher and writing."""
+        """Return the tokens the student alone could have trained on in the time of teacher and writing."""
         taught = self.teacher_seconds + self.writing_seconds
         return round(self.tokens * taught / max(1e-9, self.seconds - taught))
 
@@ -34,7 +34,7 @@ NOTHING = Costs(0, 0, 0.0, 0.0)
 
 
 class TrainingClock:
-    """Costs of one run: those that earlier processes committed, and this one's so far."""
+    """Costs of one run: those committed by earlier processes, and this one's so far."""
 
     def __init__(self, store: Store, training_id: str) -> None:
         self._store, self._key = store, f"trainings/{training_id}/costs.json"
@@ -46,7 +46,7 @@ class TrainingClock:
 
     @contextmanager
     def teacher(self, tokens: int) -> Iterator[None]:
-        """Charge what runs inside to the teacher, and the ``tokens`` it reads."""
+        """Charge the body's time to the teacher, and the ``tokens`` it reads."""
         began = _now()
         try:
             yield
@@ -64,9 +64,9 @@ class TrainingClock:
             self._writing_seconds += _now() - began
 
     def commit(self, progress: TrainingProgress) -> bool:
-        """Keep the costs with a checkpoint; False: they are no reason to stop.
+        """Save the costs with a checkpoint; return False, as costs never stop a run.
 
-        A rerun that trains nothing adds nothing, so it says what the first run said.
+        A rerun that trains nothing adds nothing, so it reports the same as the first run.
         """
         if progress.tokens > self.committed.tokens or self.committed is NOTHING:
             self.committed = Costs(

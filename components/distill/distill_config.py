@@ -1,4 +1,4 @@
-"""DistillConfig: how a teacher teaches; with the recipe, all that decides what a distillation becomes."""
+"""DistillConfig: settings of a distillation; together with the recipe they determine its result."""
 
 import hashlib
 import re
@@ -19,7 +19,7 @@ WRITTEN = ("on-policy", "sequence")
 
 
 class DistillConfig(msgspec.Struct, frozen=True):
-    """Settings of a distillation, checked against each other; unused ones have no effect."""
+    """Settings of a distillation, checked for contradictions; unused ones have no effect."""
 
     method: str
     temperature: float
@@ -37,13 +37,11 @@ class DistillConfig(msgspec.Struct, frozen=True):
                 f"{self.hidden_weight}: draws estimate the forward KL only; set cached_draws to 0"
             )
         if self.compares and self.cross_entropy_weight == 1:
-            raise ValueError(
-                "cross_entropy_weight 1 leaves nothing of the teacher: lower it, or set method to none"
-            )
+            raise ValueError("cross_entropy_weight 1 ignores the teacher: lower it, or set method to none")
 
     @property
     def compares(self) -> bool:
-        """Tell whether student and teacher are compared token by token, so that they need one vocabulary."""
+        """Tell whether student and teacher are compared token by token and so need the same vocabulary."""
         return self.method in ("forward-kl", "reverse-kl", "on-policy")
 
     def used(self) -> dict[str, object]:
@@ -75,7 +73,7 @@ def check_questions(records: Iterable[Example], method: str) -> None:
 
 
 def only_one(layers: str, config: dict[str, Any]) -> None:
-    """Raise ValueError where a student keeps layers and has a config of random weights."""
+    """Raise ValueError if both layers to keep and a config for random weights are given."""
     if config and layers != "all":
         raise ValueError(
             f"layers {layers!r} with a config: a student of random weights keeps no layers: set layers to "
@@ -87,7 +85,7 @@ def kept_layers(layers: str, count: int) -> list[int]:
     """Parse ``all``, ``every-2`` (from the first) or ``0,2,4`` into indices below ``count``.
 
     Raises:
-        ValueError: it is none of these, or names a layer twice, out of order, or one that is not there.
+        ValueError: it is none of these, or a layer is repeated, out of order or does not exist.
     """
     if layers == "all":
         return list(range(count))
@@ -110,7 +108,7 @@ def identity(
     layers: str,
     config: dict[str, Any],
 ) -> str:
-    """Return the run's ``training_id``, from how the student was made, the settings and the teacher."""
+    """Return the run's ``training_id``, from the student's origin, the settings and the teacher."""
     start = {
         "base": files.digest(base),
         "layers": layers,
@@ -123,7 +121,7 @@ def identity(
 
 
 def longer(recipe: Recipe, extra_tokens: int) -> Recipe:
-    """Return the recipe with a larger budget, and a schedule that still ends with it."""
+    """Return the recipe with a larger budget and a schedule that still ends with it."""
     horizon = recipe.schedule_tokens and recipe.schedule_tokens + extra_tokens
     return msgspec.structs.replace(
         recipe, budget_tokens=recipe.budget_tokens + extra_tokens, schedule_tokens=horizon

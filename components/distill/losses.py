@@ -1,9 +1,9 @@
-"""What a student learns from in addition to the answers: a frozen teacher's distribution over the next token.
+"""Distillation losses: compare a student's next-token distribution with a frozen teacher's.
 
-The teacher is read with each micro-batch (``Online``), or once before training (``Cached``). A cache holds
-tokens drawn from the teacher's distribution, not its largest probabilities: the mean over draws is an
-unbiased estimate of the divergence and of its gradient, while top-k, renormalised or not, teaches a
-distribution without its tail (Sparse Logit Sampling, ACL 2025).
+The teacher is run on each micro-batch (``Online``), or once before training (``Cached``). The cache holds
+tokens sampled from the teacher, not its largest probabilities: the mean over samples is an unbiased estimate
+of the divergence and its gradient, whereas top-k, renormalised or not, teaches a distribution without its
+tail (Sparse Logit Sampling, ACL 2025).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,14 +29,14 @@ Divergence = Callable[[Tensor, Tensor, float], Tensor]
 def forward_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Compute T² KL(teacher ‖ student) at temperature T, from logits (N, V) each: (N,) nats.
 
-    T² keeps the gradient's size: soft gradients fall as 1/T² (Hinton 2015). The student learns to cover all
-    that the teacher finds likely.
+    T² keeps the gradient's size, as soft gradients fall as 1/T² (Hinton 2015). The student learns to cover
+    everything the teacher considers likely.
     """
     return _kl(teacher, student, temperature)
 
 
 def reverse_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Compute T² KL(student ‖ teacher), as ``forward_kl``; the student keeps to the teacher's main mode."""
+    """Compute T² KL(student ‖ teacher), as ``forward_kl``; the student follows the teacher's main mode."""
     return _kl(student, teacher, temperature)
 
 
@@ -53,16 +53,16 @@ DIVERGENCES: dict[str, Divergence] = {
 
 
 class TeacherSamples(NamedTuple):
-    """A teacher's distribution over the next token at N places, by what was drawn from it."""
+    """Samples of a teacher's next-token distribution at N positions."""
 
     tokens: Tensor
     """(N, draws), int32."""
     entropy: Tensor
-    """(N,) nats, exact: it makes the loss a divergence, and moves no gradient."""
+    """(N,) nats, exact; makes the loss a divergence, but does not affect the gradient."""
 
 
 def draw(teacher: Tensor, temperature: float, count: int, generator: torch.Generator) -> TeacherSamples:
-    """Draw ``count`` tokens for each row of logits (N, V), with replacement, at the loss's temperature."""
+    """Sample ``count`` tokens for each row of logits (N, V), with replacement, at the loss's temperature."""
     log_p = (teacher / temperature).log_softmax(-1)
     p = log_p.exp()
     tokens = torch.multinomial(p.cpu(), count, replacement=True, generator=generator)
@@ -70,15 +70,15 @@ def draw(teacher: Tensor, temperature: float, count: int, generator: torch.Gener
 
 
 def sampled_kl(student: Tensor, draws: TeacherSamples, temperature: float) -> Tensor:
-    """Estimate ``forward_kl`` and its gradient from draws, without bias: (N,) nats."""
+    """Estimate ``forward_kl`` and its gradient from samples, without bias: (N,) nats."""
     log_q = (student / temperature).log_softmax(-1).gather(-1, draws.tokens.long())
     return temperature**2 * (-log_q.mean(-1) - draws.entropy)
 
 
 def relative_distance(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """Compute the squared distance of residual streams over the teacher's squared length: (N,).
+    """Compute the squared distance of residual streams, relative to the teacher's squared norm: (N,).
 
-    (N, D) each. 1 is as far as a student that says 0; no weight has to be tuned to a model's scale.
+    Each is (N, D). A student that outputs 0 has distance 1, so the weight does not depend on a model's scale.
     """
     shares = [
         (s.float() - t.float()).square().sum(-1) / t.float().square().sum(-1).clamp_min(1e-12)
@@ -88,15 +88,15 @@ def relative_distance(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> T
 
 
 def paired_layers(student: int, teacher: int) -> list[int]:
-    """Return the teacher's layer (from 1) that each of the student's is compared with: the same depth."""
+    """Return the teacher's layer (from 1) at the same relative depth for each of the student's layers."""
     return [max(1, round((layer + 1) * teacher / student)) for layer in range(student)]
 
 
 class Teacher:
-    """A frozen model in eval mode; ``charged`` is entered, with the tokens to read, whenever it works.
+    """A frozen model in eval mode; ``charged`` is entered, with the tokens to read, whenever it runs.
 
-    No part of the student's module: ``train()``, gradients and checkpoints pass it by. Its logits end with
-    the vocabulary: models pad theirs to different counts.
+    It is not part of the student's module, so ``train()``, gradients and checkpoints ignore it. Its logits
+    are cut to the vocabulary, as models pad theirs differently.
     """
 
     def __init__(
@@ -111,10 +111,10 @@ class Teacher:
     def at_targets(
         self, ids: Tensor, positions: Tensor, targets: Tensor, states: bool = False
     ) -> tuple[Tensor, list[Tensor]]:
-        """Run ``CompletionLoss.at_targets`` without a gradient; filler tokens count: they cost as much.
+        """Run ``CompletionLoss.at_targets`` without a gradient; padding tokens count, as they cost as much.
 
         Raises:
-            DataError: they are not finite.
+            DataError: the logits are not finite.
         """
         with self.charged(ids.numel()), torch.no_grad():
             logits, shown = self._loss.at_targets(ids, positions, targets, states)
@@ -124,9 +124,9 @@ class Teacher:
 
 
 class Online(nn.Module):
-    """The teacher reads each micro-batch as well: KL + ``hidden_weight`` x distance of hidden states.
+    """Loss with the teacher run on each micro-batch: KL + ``hidden_weight`` x distance of hidden states.
 
-    Where the widths differ, one learned projection takes the student's states to the teacher's width.
+    If the widths differ, one learned projection maps the student's states to the teacher's width.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class Online(nn.Module):
         self.projection = nn.Linear(narrow, wide, bias=False) if differ else nn.Identity()
 
     def forward(self, logits: Tensor, states: Sequence[Tensor], batch: MicroBatch) -> Tensor:
-        """Return what the student lacks at each target: (N,)."""
+        """Return the distillation loss at each target: (N,)."""
         wanted, shown = self._teacher.at_targets(*batch, states=self.states)
         kd_loss: Tensor = self._divergence(logits, wanted, self._temperature)
         if self.states:
@@ -158,7 +158,7 @@ class Online(nn.Module):
 
 
 class Cached(nn.Module):
-    """Look up draws made beforehand by the content of an example, wherever it lies in a micro-batch."""
+    """Loss from samples drawn beforehand, looked up by an example's content."""
 
     states = False
 
@@ -167,16 +167,16 @@ class Cached(nn.Module):
         self._draws, self._temperature = draws, temperature
 
     def forward(self, logits: Tensor, states: Sequence[Tensor], batch: MicroBatch) -> Tensor:
-        """Estimate of what the student lacks at each target: (N,)."""
+        """Estimate the distillation loss at each target: (N,)."""
         found = [self._draws[key] for key in keys(batch)]
         if not found:
-            return logits.sum(-1)  # no targets: (0,), with a gradient
+            return logits.sum(-1)  # no targets: shape (0,), with a gradient
         tokens, entropy = (torch.cat(parts).to(logits.device) for parts in zip(*found, strict=True))
         return sampled_kl(logits, TeacherSamples(tokens, entropy), self._temperature)
 
 
 class DistillationLoss(nn.Module):
-    """(1 - w) x what the student lacks to the teacher + w x its own completion loss, summed over targets."""
+    """(1 - w) x distillation loss + w x completion loss, summed over targets."""
 
     def __init__(
         self, student: CompletionLoss, kd_loss: Online | Cached, vocabulary: int, cross_entropy_weight: float
@@ -186,7 +186,7 @@ class DistillationLoss(nn.Module):
         self._vocabulary, self._weight = vocabulary, cross_entropy_weight
 
     def forward(self, ids: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
-        """Return (B, T) each; a scalar."""
+        """Return the scalar loss; each argument is (B, T)."""
         batch = MicroBatch(ids, positions, targets)
         logits, states = self.student.at_targets(*batch, states=self.kd_loss.states)
         kd_loss = self.kd_loss(logits[:, : self._vocabulary], states, batch).sum()
@@ -206,7 +206,7 @@ def keys(batch: MicroBatch) -> Iterator[bytes]:
 def cache(
     teacher: Teacher, data: Sequence[Rendered], temperature: float, count: int, seeds: Sequence[int]
 ) -> list[TeacherSamples]:
-    """Draw for each example, in order; batched by length, each example with its own seed."""
+    """Sample the teacher for each example, in order; batched by length, with one seed per example."""
     results: dict[int, TeacherSamples] = {}
     device = next(teacher.model.parameters()).device
     for batch in scoring.by_length([len(rendered.ids) for rendered in data]):
@@ -222,7 +222,7 @@ def cache(
 
 
 def by_key(data: Sequence[Rendered], draws: Iterable[TeacherSamples]) -> dict[bytes, TeacherSamples]:
-    """Return what ``Cached`` looks up."""
+    """Index samples by example, for ``Cached``."""
     found = {}
     for i, drawn in enumerate(draws):
         (key,) = keys(collate([[i]], data, len(data[i].ids)))

@@ -1,4 +1,4 @@
-"""What a token costs to serve, and when a smaller model has earned back its training."""
+"""Measure the cost of serving a token, and when a smaller model has paid back its training."""
 
 import statistics
 import time
@@ -10,7 +10,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from deepcuts.components.training.models import context_length
 
 ROUNDS, NEW_TOKENS = 5, 32
-"""Answers of each model, alternated: a load on the machine meets both."""
+"""Answers of each model, alternated so that load on the machine affects both."""
 
 
 def ms_per_token(models: Sequence[PreTrainedModel], prompt: Sequence[int], eos: int) -> list[float]:
@@ -36,14 +36,14 @@ def _seconds(model: PreTrainedModel, prompt: Sequence[int], settings: Generation
     ids = torch.tensor([prompt], device=model.device)
     began = time.monotonic()
     with torch.inference_mode():
-        model.eval().generate(inputs=ids, generation_config=settings).cpu()  # waits for the device
+        model.eval().generate(inputs=ids, generation_config=settings).cpu()  # .cpu() waits for the device
     return time.monotonic() - began
 
 
 def break_even_tokens(training_seconds: float, teacher_ms: float, student_ms: float) -> int | None:
-    """Return the served tokens after which the seconds saved equal those of training; None: never.
+    """Return the served tokens after which the time saved equals the training time; None: never.
 
-    Seconds count alike: serving is taken to run on the kind of node that trained.
+    Assumes that serving runs on the same kind of node as training.
     """
     saved_seconds = (teacher_ms - student_ms) / 1000
     return round(training_seconds / saved_seconds) if saved_seconds > 0 else None

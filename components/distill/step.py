@@ -1,7 +1,8 @@
-"""Distill: train a smaller student on what a teacher knows (cut 8)."""
+"""Distill: train a smaller student to imitate a teacher (cut 8)."""
 
 import json
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from deepcuts.components.distill.costs import Costs, TrainingClock
 from deepcuts.components.distill.distill_config import DistillConfig, check_questions, identity, longer
 from deepcuts.components.distill.losses import DIVERGENCES, Cached, DistillationLoss, Online, Teacher
 from deepcuts.components.distill.on_policy import OnPolicyLoss
-from deepcuts.components.training import adapters, loop, models, packing, sampling, scoring
+from deepcuts.components.training import adapters, data_tokens, loop, models, packing, sampling, scoring
 from deepcuts.components.training.checkpoints import Checkpoints
 from deepcuts.components.training.lease import held
 from deepcuts.components.training.losses import CompletionLoss
@@ -56,34 +57,34 @@ def distill(
     """Train a student on ``train`` and ``teacher``; write the whole ``model`` and its loss ``curve``.
 
     The student keeps ``layers`` of ``base``, or has random weights in base's shape changed by ``config``.
-    ``method`` is one of ``METHODS``, of which component.py says more; none is the control, given as
-    ``extra_tokens`` another run's ``worth_tokens``.
+    ``method`` is one of ``METHODS`` (see component.py); none is the control, whose ``extra_tokens`` are
+    another run's ``worth_tokens``.
 
     Raises:
-        ValueError: contradicting settings, different vocabularies, impossible layers or config.
+        ValueError: settings are contradictory, vocabularies differ, or layers or config are impossible.
         DataError: a model does not load, or the teacher finishes no answer.
     """
     kd = DistillConfig(method, temperature, cross_entropy_weight, hidden_weight, cached_draws, max_new_tokens)
-    recipe = longer(checked(recipe, config, kd), extra_tokens)
+    recipe = longer(data_tokens.settled(checked(recipe, config, kd), train, base), extra_tokens)
     objects, records = open_store(store), examples.read(train)
     check_questions(records, method)
     run = identity(recipe, kd, teacher, base, train, layers, config)
     accelerator = Accelerator(mixed_precision=models.mixed_precision(recipe))
     network, tokenizer = build_student(base, layers, config, recipe)
-    clock = TrainingClock(objects, run)  # from here: what both arms need is not counted
+    clock = TrainingClock(objects, run)  # from here on, as work that both arms need does not count
     began = time.process_time()
     guide = None if method == "none" else load_teacher(teacher, recipe, clock, accelerator.device)
     prepared_cpu_seconds = time.process_time() - began
     adapted = adapters.adapt(network, recipe, accelerator.device)
     completion_loss = CompletionLoss(adapted)
     began = time.process_time()
-    with accelerator.main_process_first():  # the others find in the store what it made
+    with accelerator.main_process_first():  # the others then find its result in the store
         loss, data, facts = teach(kd, guide, completion_loss, tokenizer, records, recipe, objects, run, clock)
     cpu_seconds = prepared_cpu_seconds + time.process_time() - began
     with held(objects, run) if accelerator.is_main_process else nullcontext() as lease:
         checkpoints = Checkpoints(objects, run, recipe.keep_checkpoints, lease)
         outcome = loop.train(loss, data, recipe, accelerator, checkpoints, clock.commit)
-    trained = describe(adapted, outcome, run) | {
+    trained = describe(adapted, outcome, run, data) | {
         **sampling.score(completion_loss, valid, tokenizer, recipe),
         "train_cpu_seconds": round(cpu_seconds + outcome.train_cpu_seconds, 3),
     }
@@ -99,7 +100,7 @@ def distill(
 def build_student(
     base: Path, layers: str, config: dict[str, Any], recipe: Recipe
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Build the student from ``base``, with random weights if the recipe says so; raises as ``distill``."""
+    """Build the student from ``base``, with random weights if so set; raises the errors of ``distill``."""
     original, tokenizer = models.load_base(base)
     network = student.build(original, layers, config, recipe.seed)
     if recipe.initial == "random":
@@ -109,21 +110,21 @@ def build_student(
 
 
 def checked(recipe: Recipe, config: dict[str, Any], kd: DistillConfig) -> Recipe:
-    """Return the recipe if a student can be trained by it; raises ValueError.
+    """Return the recipe if it can train a student, else raise ValueError.
 
-    Cached draws and written answers belong to whole examples, so prefixes are not shared with them. A student
-    that writes meets another length at every token, for each of which torch.compile would compile again.
+    Cached samples and written answers belong to whole examples, so they exclude sharing prefixes. Writing
+    meets a new length at each token, and torch.compile would compile for each.
     """
     if config and recipe.method == "lora":
         raise ValueError("recipe.method lora over a config's random weights trains little: set it to full")
     if recipe.strategy == "fsdp" or recipe.base_precision == "nf4":
         raise ValueError(
             f"recipe.strategy {recipe.strategy}, recipe.base_precision {recipe.base_precision}: a student is "
-            "small, so it is neither sharded nor put into 4 bits; leave them out"
+            "small, so it is neither sharded nor quantized to 4 bits; leave them out"
         )
     if recipe.budget_seconds:
         raise ValueError(
-            f"recipe.budget_seconds {recipe.budget_seconds}: a student trains to the end of its tokens: "
+            f"recipe.budget_seconds {recipe.budget_seconds}: a student is trained on all of its tokens: "
             "lower recipe.budget_tokens instead"
         )
     if kd.method == "on-policy" and recipe.compile == "on":
@@ -137,7 +138,7 @@ def checked(recipe: Recipe, config: dict[str, Any], kd: DistillConfig) -> Recipe
 
 
 def load_teacher(folder: Path, recipe: Recipe, clock: TrainingClock, device: torch.device) -> Teacher:
-    """Load the teacher on the device, in the precision that the recipe computes in."""
+    """Load the teacher on the device, in the recipe's compute precision."""
     with clock.teacher(0):
         network, tokenizer = models.load_base(folder)
         network.to(device=device, dtype=models.resolve_precision(recipe.precision, device))
@@ -180,7 +181,7 @@ def teach(
         )
         kd_loss = Cached(drawn, kd.temperature)
     else:
-        torch.manual_seed(recipe.seed)  # draws the projection
+        torch.manual_seed(recipe.seed)  # for the projection's initialization
         kd_loss = Online(
             guide, completion_loss.model, DIVERGENCES[kd.method], kd.temperature, kd.hidden_weight
         )
@@ -203,7 +204,7 @@ def finish(
     curve: Path,
     worth_tokens: Path,
 ) -> Facts:
-    """Write loss curve and worth of the teacher's seconds; return what training and serving cost."""
+    """Write the loss curve and worth_tokens; return the costs of training and serving."""
     with files.staged(curve) as staging:
         staging.write_text("".join(json.dumps(record) + "\n" for record in outcome.progress.curve))
     with files.staged(worth_tokens) as staging:
@@ -214,7 +215,7 @@ def finish(
 
 
 def charge(costs: Costs) -> Facts:
-    """Say what training cost and the teacher's part in it, over all attempts."""
+    """Return the cost of training and the teacher's part in it, over all attempts."""
     return {
         "distill_seconds": round(costs.seconds, 3),
         "teacher_seconds": round(costs.teacher_seconds, 3),
@@ -225,7 +226,7 @@ def charge(costs: Costs) -> Facts:
 
 
 def serve(guide: Teacher, whole: PreTrainedModel, prompt: list[int], costs: Costs) -> Facts:
-    """Measure what a served token costs of either model, and when the student has paid back its training."""
+    """Measure the cost of a served token for both models, and when the student pays back its training."""
     whole.to(device=guide.model.device, dtype=guide.model.dtype)
     eos = guide.tokenizer.eos_token_id
     teacher_ms, student_ms = serving.ms_per_token([guide.model, whole], prompt, eos)
@@ -240,14 +241,15 @@ def serve(guide: Teacher, whole: PreTrainedModel, prompt: list[int], costs: Cost
     }
 
 
-def describe(network: nn.Module, outcome: loop.TrainingOutcome, run: str) -> Facts:
-    """Say how far the student's training went, and how much of it this attempt did."""
+def describe(network: nn.Module, outcome: loop.TrainingOutcome, run: str, data: Sequence[Rendered]) -> Facts:
+    """Return how far the student's training went, and how much of it this attempt did."""
     progress = outcome.progress
     weights, trained = models.count_weights(network)
     return {
         "training_id": run,
         "tokens": progress.tokens - outcome.resumed_tokens,
         "total_tokens": progress.tokens,
+        "data_tokens": data_tokens.of(data),
         "answer_tokens": progress.answer_tokens,
         "steps": progress.step,
         "resumed_at_step": outcome.resumed_at_step,

@@ -1,4 +1,4 @@
-"""The student a distillation starts from: some layers of a model, a whole smaller one, or a fresh one."""
+"""Build the student of a distillation: some layers of a model, a smaller model, or a new one."""
 
 import copy
 import re
@@ -16,7 +16,7 @@ def build(base: PreTrainedModel, layers: str, config: dict[str, Any], seed: int)
     """Build the student: ``layers`` of ``base``, or with ``config`` a random model of that shape.
 
     Raises:
-        ValueError: layers that the model lacks, a config that makes no model, or both at once.
+        ValueError: the model does not have the layers, the config is invalid, or both are given.
     """
     if not config:
         kept = kept_layers(layers, base.config.num_hidden_layers)
@@ -26,10 +26,10 @@ def build(base: PreTrainedModel, layers: str, config: dict[str, Any], seed: int)
 
 
 def with_layers(base: PreTrainedModel, kept: list[int]) -> PreTrainedModel:
-    """Build a model of these layers of ``base`` in this order, its other weights unchanged."""
+    """Build a model of these layers of ``base`` in this order, with its other weights unchanged."""
     config = copy.deepcopy(base.config)
     config.num_hidden_layers = len(kept)
-    if kinds := getattr(config, "layer_types", None):  # full or sliding attention, layer by layer
+    if kinds := getattr(config, "layer_types", None):  # full or sliding attention, per layer
         config.layer_types = [kinds[layer] for layer in kept]
     student: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=base.dtype)
     stack, weights = _stack(base), base.state_dict()
@@ -42,7 +42,7 @@ def with_layers(base: PreTrainedModel, kept: list[int]) -> PreTrainedModel:
 
 
 def _stack(model: PreTrainedModel) -> str:
-    """Name of the module list that holds the layers."""
+    """Return the name of the module list with the layers."""
     found = [
         name
         for name, module in model.named_modules()
@@ -57,17 +57,17 @@ def _stack(model: PreTrainedModel) -> str:
 
 
 def from_config(base: PretrainedConfig, changes: dict[str, Any], seed: int) -> PreTrainedModel:
-    """Build a model of random weights whose config is ``base`` with ``changes``; run it once.
+    """Build a model of random weights with ``base``'s config and ``changes``; run it once as a test.
 
     Raises:
-        ValueError: a key that the config has not, another vocabulary, or transformers refuses.
+        ValueError: a key does not exist, the vocabulary differs, or transformers refuses the config.
     """
     settings = base.to_dict()
     unknown = sorted(set(changes) - settings.keys() - base.attribute_map.keys())
     if unknown:
-        raise ValueError(f"config.{unknown[0]}: a {base.model_type} has no such setting: take it out")
+        raise ValueError(f"config.{unknown[0]}: a {base.model_type} has no such setting: remove it")
     if "vocab_size" in changes:
-        raise ValueError("config.vocab_size: the student must keep the vocabulary: take it out")
+        raise ValueError("config.vocab_size: the student must keep the vocabulary: remove it")
     if {"num_hidden_layers", base.attribute_map.get("num_hidden_layers")} & changes.keys():
         settings.pop("layer_types", None)
     torch.manual_seed(seed)
@@ -78,8 +78,8 @@ def from_config(base: PretrainedConfig, changes: dict[str, Any], seed: int) -> P
             student(input_ids=torch.zeros(1, 2, dtype=torch.long))
         if config.num_hidden_layers < 1:
             raise ValueError(f"num_hidden_layers {config.num_hidden_layers} leaves no layer")
-    except Exception as error:  # of any kind: config, layers and first pass are transformers' and torch's
-        raise ValueError(f"config {changes}: makes no model ({_line(error)}): correct it") from error
+    except Exception as error:  # of any class, as config, layers and first pass are third-party code
+        raise ValueError(f"config {changes} is not valid ({_line(error)}): correct it") from error
     return student
 
 
@@ -87,7 +87,7 @@ def check_vocabulary(teacher: PreTrainedTokenizerBase, student: PreTrainedTokeni
     """Check that every token id means the same to teacher and student.
 
     Raises:
-        ValueError: they do not.
+        ValueError: it does not.
     """
     theirs, ours = teacher.get_vocab(), student.get_vocab()
     if theirs == ours:
@@ -96,7 +96,7 @@ def check_vocabulary(teacher: PreTrainedTokenizerBase, student: PreTrainedTokeni
     raise ValueError(
         f"teacher and student have different vocabularies ({len(theirs)} and {len(ours)} tokens; {token!r} "
         f"is {theirs.get(token, 'missing')} and {ours.get(token, 'missing')}), so their distributions cannot "
-        "be compared token by token: take a student of the teacher's family, or method sequence"
+        "be compared token by token: use a student of the teacher's family, or method sequence"
     )
 
 

@@ -1,6 +1,6 @@
-"""What the teacher does once, before training: draw from its distribution, or write the answers itself.
+"""Run the teacher once before training, to sample its distribution or to write the answers.
 
-Both are kept in the store next to the checkpoints, so a resumed run neither pays nor draws again.
+The results are kept in the store next to the checkpoints, so a resumed run does not repeat them.
 """
 
 import tempfile
@@ -24,11 +24,11 @@ from deepcuts.components.training.batches import plan_steps
 from deepcuts.components.training.render import Rendered, render, render_prompt
 
 STRIPPED = 2
-"""Tokens of white space that an answer may lack: so close to the limit it counts as cut off."""
+"""Tokens of white space that an answer may lack; one this close to the limit counts as cut off."""
 
 
 def made_once(store: Store, prefix: str, make: Callable[[Path], None], folder: Path) -> None:
-    """Put into ``folder`` what ``make`` writes to a folder; published, so it is made only once."""
+    """Fill ``folder`` with the output of ``make``, published in the store so that it is made only once."""
     try:
         retrieve(store, prefix, folder)
     except (FileNotFoundError, Torn):
@@ -45,9 +45,9 @@ def draws(
     store: Store,
     prefix: str,
 ) -> tuple[dict[bytes, TeacherSamples], int]:
-    """Return (draws for the examples within the budget, by their keys; their bytes).
+    """Return (samples for the examples within the budget, by key; their bytes).
 
-    Each example has its own seed, so that a run with a larger budget draws the same for those of a smaller.
+    Each example has its own seed, so that a larger budget draws the same samples for the first examples.
     """
     steps = plan_steps([len(rendered.ids) for rendered in data], recipe)
     used = sorted({example for step in steps for example in step.examples})
@@ -78,7 +78,7 @@ def answers(
     """Replace the last answer of each example by the teacher's greedy one; drop unfinished ones.
 
     Raises:
-        DataError: the teacher finished none.
+        DataError: the teacher finished no answer.
     """
 
     def make(folder: Path) -> None:
@@ -105,10 +105,10 @@ def answers(
 
 
 def fitting(records: Sequence[Example], tokenizer: PreTrainedTokenizerBase, seq_len: int) -> list[Rendered]:
-    """Render the examples that fit into a row: a teacher may write longer answers than the data.
+    """Render the examples that fit into a row, as a teacher may write longer answers than the data.
 
     Raises:
-        DataError: none does.
+        DataError: no example fits.
     """
     rendered = [render(record, tokenizer) for record in records]
     kept = [found for found in rendered if len(found.ids) <= seq_len]

@@ -3,8 +3,8 @@ from kfp import dsl
 from deepcuts.components.core.container import container
 
 MAX_NEW_TOKENS = 64
-"""Longest greedy answer for exact_match in the pipelines: a label, a number or a sentence. No parameter of
-components that only they use, as each is 1 kB of a run's status."""
+"""Longest greedy answer for exact_match in the pipelines: a label, a number or a sentence. It is not a
+parameter of components used only there, as each parameter takes 1 kB of a run's status."""
 
 
 @dsl.container_component
@@ -24,13 +24,13 @@ def evaluate(
     """Score a model on a split, example by example.
 
     Args:
-        base: The base that an adapter belongs to; the model itself when it is whole.
+        base: The base of an adapter; for a whole model, the model itself.
         model: An adapter or a whole model.
         split: Examples to score (JSONL).
         labels: All labels of a classification (JSON list), else an empty list.
         scorecard: Summary with confidence intervals, and per-example scores.
         receipt: What it took.
-        store: Where scores are kept as they come (file:// or s3://); a rerun resumes after the last.
+        store: Where scores are kept meanwhile (file:// or s3://); a rerun resumes there.
         measures: completion_loss (always), exact_match, label_accuracy, general (text), lm-eval:TASK.
         max_examples: Score at most this many, drawn by seed.
         max_new_tokens: Longest greedy answer, for exact_match.
@@ -65,7 +65,7 @@ def evaluate_whole(
     max_examples: int,
     seed: int,
 ):
-    """Score a whole model on a split: one input, as KFP's metadata takes an artifact once into a task.
+    """Score a whole model on a split: one input, as KFP accepts an artifact once per task.
 
     Args:
         model: A whole model.
@@ -73,7 +73,7 @@ def evaluate_whole(
         labels: All labels of a classification (JSON list), else an empty list.
         scorecard: Summary with confidence intervals, and per-example scores.
         receipt: What it took.
-        store: Where scores are kept as they come (file:// or s3://); a rerun continues after the last.
+        store: Where scores are kept meanwhile (file:// or s3://); a rerun continues there.
         measures: completion_loss (always), exact_match, label_accuracy, lm-eval:TASK.
         max_examples: Score at most this many, drawn by seed.
         seed: Draws the examples; the same seed draws the same ones for every model.

@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness, through its Python API, on a model that is loaded already."""
+"""Run tasks of lm-evaluation-harness through its Python API on a loaded model."""
 
 import difflib
 from pathlib import Path
@@ -14,7 +14,7 @@ from deepcuts.components.core.errors import ModelFault, judged
 from deepcuts.components.training import chat_template
 
 BATCH = 16
-"""Requests of one forward pass; longest first, as the harness sorts them."""
+"""Requests per forward pass; the harness sorts them longest first."""
 
 
 class HarnessResult(msgspec.Struct, frozen=True):
@@ -23,10 +23,10 @@ class HarnessResult(msgspec.Struct, frozen=True):
     task: str
     metric: str
     filter: str
-    """What the harness did to the answer before it scored; ``none`` mostly."""
+    """The harness's filter on answers before scoring; usually ``none``."""
     value: float
     standard_error: float | None
-    """Over examples, as the harness estimates it; null where it does not."""
+    """Over examples, as estimated by the harness; null if it gives none."""
     higher_is_better: bool | None
     examples: int
     shots: int
@@ -34,12 +34,12 @@ class HarnessResult(msgspec.Struct, frozen=True):
 
 
 class Judged(HFLM):  # type: ignore[misc]  # the harness has no types
-    """The harness' model, whose chat template is held to what it is held to everywhere."""
+    """The harness's model, with the same limits on its chat template as everywhere else."""
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """Return what the template makes of a task's turns.
+        """Apply the template to a task's turns.
 
         Raises:
             ModelFault: it fails, or takes too long.
@@ -55,13 +55,13 @@ def run(
     """Measure every metric of these tasks on their whole test splits, with the chat template if there is one.
 
     Args:
-        names: Registered tasks, groups, or paths of task YAMLs. Their data come from where the tasks say.
+        names: Registered tasks, groups, or paths of task YAMLs, which also say where their data come from.
 
     Raises:
-        ValueError: a name that the harness does not know, with the nearest that it does.
-        FileNotFoundError: a task's data are not there.
+        ValueError: the harness does not know a name; suggests the closest ones.
+        FileNotFoundError: a task's data are missing.
     """
-    built_in = not all(Path(name).is_file() for name in names)  # to read all those takes seconds
+    built_in = not all(Path(name).is_file() for name in names)  # reading the built-in tasks takes seconds
     known = TaskManager(include_defaults=built_in)
     check(names, known.all_tasks)
     found = lm_eval.simple_evaluate(
@@ -71,7 +71,7 @@ def run(
         apply_chat_template=bool(tokenizer.chat_template),
         log_samples=False,
     )
-    assert found  # of the main process, which we are
+    assert found  # the main process gets a result, and this is it
     return [
         HarnessResult(
             task=task,
@@ -92,12 +92,12 @@ def run(
 
 
 def check(names: list[str], known: list[str]) -> None:
-    """Check that every name is registered, or is a file; raises as ``run``."""
+    """Check that every name is registered or is a file; raises the errors of ``run``."""
     for name in names:
         if name not in known and not Path(name).is_file():
             near = difflib.get_close_matches(name, known, n=3)
             hint = f"did you mean {', '.join(near)}?" if near else "lm-eval ls tasks lists them"
-            raise ValueError(f"lm-eval:{name}: no such task of lm-evaluation-harness, nor a file: {hint}")
+            raise ValueError(f"lm-eval:{name}: neither a task of lm-evaluation-harness nor a file: {hint}")
 
 
 def _number(value: object) -> float | None:

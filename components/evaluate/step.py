@@ -1,4 +1,4 @@
-"""Evaluate: score one model on one split, example by example, into a Scorecard; a killed run resumes."""
+"""Evaluate: score a model on a split, example by example, into a Scorecard; a killed run resumes."""
 
 import hashlib
 import random
@@ -28,11 +28,11 @@ from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.render import Rendered
 
 CHUNK = 64
-"""Examples between two writes to the store, and between two lines of progress: at most those are lost."""
+"""Examples between writes to the store, and so the most that can be lost; also between progress lines."""
 SAMPLES, SAMPLE_TOKENS, SHOWN = 3, 64, 600
-"""Answers that a report shows, their longest, and the characters of each text that are kept."""
+"""Answers shown in reports: their number, maximum tokens, and characters kept of each text."""
 HARNESS = "lm-eval:"
-"""Before the name of a task of lm-evaluation-harness, as a measure."""
+"""Prefix of a measure that is a task of lm-evaluation-harness."""
 
 
 def evaluate(
@@ -50,12 +50,12 @@ def evaluate(
     """Score ``model`` (an adapter needs its ``base``) on at most ``max_examples`` of ``split``.
 
     A GGUF model is scored in llama.cpp, on the file that is served. The completion loss is always measured.
-    ``exact_match`` decodes greedily up to ``max_new_tokens``;
-    ``label_accuracy`` takes the likeliest of ``labels``. ``seed`` draws the same examples for every model.
-    ``lm-eval:NAME`` runs a whole task of lm-evaluation-harness, whose data it fetches itself; what it finds
-    stands in ``harness.json`` of the Scorecard and goes into no comparison. ``general`` (``general:FILE``)
-    scores general text as well as the split, so that ``accept`` sees what the model forgot.
-    Scores go to ``store`` as they come, CHUNK examples at a time: a killed step resumes after the last.
+    ``exact_match`` decodes greedily up to ``max_new_tokens``; ``label_accuracy`` takes the likeliest of
+    ``labels``. ``seed`` draws the same examples for every model. ``lm-eval:NAME`` runs a whole task of
+    lm-evaluation-harness, which fetches its own data; the result goes into ``harness.json`` of the Scorecard
+    and into no comparison. ``general`` (``general:FILE``) also scores general text, so that ``accept`` sees
+    what the model forgot.
+    Scores are written to ``store``, CHUNK examples at a time, so that a killed step resumes there.
     """
     text = general_text.path_of(measures)
     passages = general_text.passages(text) if text else []
@@ -64,7 +64,7 @@ def evaluate(
     classes = read_labels(labels)
     if "label_accuracy" in measures and not classes:
         raise DataError(
-            f"{labels} is empty: label_accuracy needs a classification dataset; take it out of measures"
+            f"{labels} is empty: label_accuracy needs a classification dataset; remove it from measures"
         )
     network, tokenizer = load(model, base)
     data = scoring.render_all(records, tokenizer)
@@ -100,9 +100,9 @@ def sample_answers(
     records: list[Example],
     max_new_tokens: int,
 ) -> bytes:
-    """Let the model answer the first examples, not chosen by how well it does: what a report shows.
+    """Let the model answer the first examples for reports; they are not selected by quality.
 
-    Text that nobody asked for has no question, and is left out; so is a model that is not torch's.
+    Plain text, which has no question, is left out, and so are models that do not run in torch.
     """
     if not isinstance(network, torch.nn.Module):
         return b""
@@ -116,7 +116,7 @@ def sample_answers(
 
 
 def load(model: Path, base: Path) -> tuple[PreTrainedModel | LlamaCpp, PreTrainedTokenizerBase]:
-    """Return a model where it is scored: in llama.cpp from a GGUF file, else in torch on the device here."""
+    """Load a model for scoring: in llama.cpp from a GGUF file, else in torch on this machine's device."""
     if convert.is_gguf(model):
         return LlamaCpp(model), models.load_tokenizer(model)
     network, tokenizer = models.load(model, base)
@@ -131,7 +131,7 @@ def others(
     passages: list[str],
     tasks: list[str],
 ) -> tuple[dict[str, bytes], Facts]:
-    """Measure what is not the split: general text, tasks; (files for the Scorecard's folder, facts)."""
+    """Measure general text and tasks; return (files for the Scorecard's folder, facts)."""
     extra_files: dict[str, bytes] = {}
     facts: Facts = {}
     if passages:
@@ -146,10 +146,10 @@ def others(
             "general_tokens": tokens,
         }
     if tasks and isinstance(network, LlamaCpp):
-        print(f"lm-eval: {', '.join(tasks)} left out, its tasks run on transformers models", file=sys.stderr)
+        print(f"lm-eval: {', '.join(tasks)} left out, tasks run only on transformers models", file=sys.stderr)
     elif tasks:
         assert not isinstance(network, LlamaCpp)
-        # 5 s and 36 packages that other evaluations do without
+        # imported here: 5 s and 36 packages that other evaluations do not need
         from deepcuts.components.evaluate import harness
 
         results = harness.run(network, tokenizer, tasks)
@@ -170,14 +170,14 @@ def split_measures(measures: list[str]) -> tuple[list[str], list[str]]:
     own = [measure for measure in named if not measure.startswith(HARNESS)]
     if unknown := sorted(set(own) - set(scorecards.LOWER_IS_BETTER)):
         raise ValueError(
-            f"measures: {', '.join(unknown)} is not known: take {', '.join(scorecards.LOWER_IS_BETTER)}, or "
+            f"measures: {', '.join(unknown)} is not known: give {', '.join(scorecards.LOWER_IS_BETTER)}, or "
             f"{HARNESS}TASK for a task of lm-evaluation-harness, or {general_text.MEASURE}"
         )
     return own, [measure.removeprefix(HARNESS) for measure in measures if measure.startswith(HARNESS)]
 
 
 class KeptScores:
-    """The scores that an earlier attempt of this evaluation left in the store, chunk by chunk."""
+    """Scores of earlier attempts of this evaluation in the store, by chunk."""
 
     def __init__(self, store: Store, prefix: str) -> None:
         self._store, self._prefix, self.found = store, prefix, 0
@@ -193,12 +193,12 @@ class KeptScores:
         return scores
 
     def write(self, number: int, scores: list[Score]) -> list[Score]:
-        """Keep the scores of a chunk; returns them."""
+        """Store the scores of a chunk, and return them."""
         self._store.put_bytes(self._key(number), msgspec.json.Encoder().encode_lines(scores))
         return scores
 
     def clear(self) -> None:
-        """Forget the scores once the Scorecard is written: another evaluation starts over."""
+        """Delete the scores once the Scorecard is written, so that another evaluation starts over."""
         for key in self._store.list(self._prefix):
             self._store.delete(key)
 
@@ -207,7 +207,7 @@ class KeptScores:
 
 
 def chunks(lengths: list[int]) -> list[list[int]]:
-    """Split the rows into chunks of similar length, the longest first: what is too large fails at once."""
+    """Split the rows into chunks of similar length, longest first, so that too large ones fail at once."""
     order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
     return [order[start : start + CHUNK] for start in range(0, len(order), CHUNK)]
 
@@ -216,7 +216,7 @@ def read_labels(path: Path) -> list[str]:
     """Return the labels of a classification, as ingest writes them.
 
     Raises:
-        FileNotFoundError: the file is not there.
+        FileNotFoundError: the file does not exist.
         DataError: it is not a JSON list of texts.
     """
     try:
@@ -226,10 +226,10 @@ def read_labels(path: Path) -> list[str]:
 
 
 def check_context(records: list[Example], data: list[Rendered], context: int) -> None:
-    """Check that no example is longer than the model's positions: its score would mean nothing.
+    """Check that no example is longer than the model's positions, as its score would be meaningless.
 
     Raises:
-        DataError: one is.
+        DataError: an example is too long.
     """
     for record, rendered in zip(records, data, strict=True):
         if len(rendered.ids) > context:
@@ -256,7 +256,7 @@ def score(
     measures: list[str],
     max_new_tokens: int,
 ) -> list[Score]:
-    """Return one Score an example, in order."""
+    """Return one Score per example, in order."""
     way: Any = scoring
     if isinstance(network, LlamaCpp):
         way, nats = gguf_scoring, gguf_scoring.answer_nats(network, data)

@@ -5,7 +5,7 @@ from deepcuts.components.core.container import container
 
 @dsl.container_component
 def fetch_model(model: dsl.Output[dsl.Model], receipt: dsl.Output[dsl.Metrics], uri: str):
-    """Bring a model into the pipeline, without code and verified.
+    """Fetch a model for the pipeline, verified and without code.
 
     Args:
         model: Its folder: config.json, safetensors, tokenizer.
@@ -25,10 +25,10 @@ def fetch_model(model: dsl.Output[dsl.Model], receipt: dsl.Output[dsl.Metrics], 
 
 @dsl.container_component
 def fetch_student(student: dsl.Output[dsl.Model], receipt: dsl.Output[dsl.Metrics], uri: str):
-    """Bring the model that a student is made of into the pipeline, without code and verified.
+    """Fetch the model that a student is made from, verified and without code.
 
-    Its output has a name of its own: a teacher of the same URI would otherwise be the same artifact once
-    cached, and KFP's metadata takes an artifact once into a task.
+    Its output has its own name: a teacher of the same URI would otherwise be the same artifact once cached,
+    and KFP accepts an artifact once per task.
 
     Args:
         student: Its folder: config.json, safetensors, tokenizer.
@@ -48,13 +48,13 @@ def fetch_student(student: dsl.Output[dsl.Model], receipt: dsl.Output[dsl.Metric
 
 @dsl.container_component
 def fetch_data(data: dsl.Output[dsl.Dataset], receipt: dsl.Output[dsl.Metrics], uri: str, config: str):
-    """Bring raw data into the pipeline.
+    """Fetch raw data for the pipeline.
 
     Args:
         data: The file, or the folder of data files.
         receipt: What it took; the digest, and the names of pickles and code left behind.
         uri: s3://, minio:// (object or folder) or hf://datasets/org/name@40-digit-commit.
-        config: Which of several configurations; empty where there is one.
+        config: Which of several configurations; empty if there is one.
     """
     return container(
         "deepcuts.components.fetch.step",

@@ -1,4 +1,4 @@
-"""What may be taken from a stranger's folder: weights, configuration and data, never code."""
+"""Choose what to fetch from an untrusted folder: weights, configuration and data, never code."""
 
 import re
 from pathlib import Path, PurePosixPath
@@ -10,24 +10,24 @@ from deepcuts.components.training import model_files, tokenizer_file
 
 KEPT = {"model": {".safetensors", ".json", ".txt", ".model", ".tiktoken", ".jinja"}, "dataset": {*FORMATS}}
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack"}
-"""Formats that run code when they are loaded, or that our loaders would have to trust."""
+"""Formats that run code on loading, or that our loaders would have to trust."""
 TOKENIZERS = {"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json"}
 LOADABLE = {"model.safetensors", "model.safetensors.index.json"}
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 LOADED = ("deepcuts", "compressed-tensors")
 """Quantizations that our steps load."""
 CODE_KEYS = {"auto_map", "_attn_implementation_internal", "_experts_implementation_internal", "model_file"}
-"""Configuration that makes transformers import code of the repository, some of it past trust_remote_code
+"""Settings that make transformers import code from the repository, some despite trust_remote_code
 (CVE-2026-4372)."""
 KERNEL_KEYS = {"attn_implementation", "_attn_implementation", "experts_implementation"}
-"""With a slash in the value they name a hub repository of compiled kernels."""
+"""Settings that name a hub repository of compiled kernels if the value has a slash."""
 
 
 def choose(names: list[str], kind: str) -> list[str]:
-    """Return the names to take; everything else stays behind.
+    """Return the names to fetch.
 
     Raises:
-        DataError: nothing to take, or a model without config.json or safetensors.
+        DataError: there is nothing to fetch, or a model without config.json or safetensors.
     """
     if kind == "dataset":
         return _data(names)
@@ -40,7 +40,7 @@ def choose(names: list[str], kind: str) -> list[str]:
             )
         if gguf := [name for name in names if suffix(name) == ".gguf"]:
             raise DataError(
-                f"weights only as {_short(gguf)}, quantized for llama.cpp: give the model they were made of, "
+                f"weights only as {_short(gguf)}, quantized for llama.cpp: give the original model, "
                 "or unpack them (transformers: from_pretrained with gguf_file, then save_pretrained)"
             )
         raise DataError(f"no *.safetensors among {_short(names)}: give the folder of a model")
@@ -53,20 +53,20 @@ def choose(names: list[str], kind: str) -> list[str]:
         raise DataError(f"no config.json among {_short(names)}: give the folder of a whole model")
     if adapters := [name for name in kept if name in model_files.ADAPTER_FILES]:
         raise DataError(
-            f"a model and an adapter ({adapters[0]}) in one folder, and loading it would take the adapter: "
+            f"a model and an adapter ({adapters[0]}) in one folder, and loading it would use the adapter: "
             "keep one of them, or merge them (peft: merge_and_unload) and give the result"
         )
     if not any(name in TOKENIZERS for name in kept):
         raise DataError(
             f"no tokenizer ({', '.join(sorted(TOKENIZERS))}) among {_short(names)}: add the tokenizer files "
-            "of the model it was made of"
+            "of the original model"
         )
     if not LOADABLE & {*kept}:
         weights = [name for name in kept if suffix(name) == ".safetensors"]
         raise DataError(
             f"weights only as {_short(weights)}, and transformers looks for {' or '.join(sorted(LOADABLE))}: "
-            "give a folder that it saved; a file of that layout by another name can be renamed, a "
-            "consolidated one names its weights otherwise and is converted by its publisher's script"
+            "give a folder saved by transformers; if only the file name differs, rename it; a "
+            "consolidated file has other weight names and needs its publisher's conversion script"
         )
     return _once(kept)
 
@@ -86,7 +86,7 @@ def _once(kept: list[str]) -> list[str]:
 
 
 def check_names(names: list[str]) -> None:
-    """Refuse names that no store takes, or that lead out of the folder.
+    """Refuse names that no store accepts, or that lead out of the folder.
 
     Raises:
         DataError: names the first.
@@ -96,13 +96,13 @@ def check_names(names: list[str]) -> None:
             checked(name)
         except ValueError as error:
             raise DataError(
-                f"the file name {name!r} leads out of its folder, or holds a backslash or a control "
+                f"the file name {name!r} leads out of its folder, or has a backslash or a control "
                 "character: rename it"
             ) from error
 
 
 def _data(names: list[str]) -> list[str]:
-    """Return the data files, compressed or not; a single file by any name: KFP's objects have no suffix."""
+    """Return the data files, compressed or not; a single file may have any name, as in KFP's store."""
     if len(names) == 1 and suffix(names[0]) in ("", ".txt"):
         return names
     kept = [name for name in names if data_suffix(name) and not is_sidecar(name)]
@@ -120,18 +120,18 @@ def unsafe(names: list[str]) -> list[str]:
 
 
 def check_model(folder: Path) -> None:
-    """Refuse a model that brings code, is cut short, or has more tokens than embeddings.
+    """Refuse a model that needs code, is truncated, or has more tokens than embeddings.
 
     Raises:
-        DataError: names the file and what to do.
+        DataError: names the file, and says what to do.
     """
     for path in sorted(folder.rglob("*config.json")):
         for key, value in model_files.settings(model_files.read_object(path)):
             if key == "auto_map" and path == folder / "config.json" and _is_stock(folder):
-                continue  # code that was left behind, and that transformers' own class needs none of
+                continue  # code that was left behind and that transformers' class does not need
             if key in CODE_KEYS or (key == "trust_remote_code" and value):
                 raise DataError(
-                    f"{path.name}: {key!r} asks for code of the repository: use a model without it"
+                    f"{path.name}: {key!r} needs code from the repository: use a model without it"
                 )
             if key in KERNEL_KEYS and "/" in str(value):
                 raise DataError(f"{path.name}: {key} {value!r} is code on the hub: set 'sdpa', or remove it")
@@ -149,13 +149,13 @@ def _check_quantization(folder: Path) -> None:
     if method not in LOADED:
         raise DataError(
             f"config.json: the weights are quantized ({method}), which is neither trained nor loaded here: "
-            "give the model they were made of, or dequantize them where that library runs (transformers: "
+            "give the original model, or dequantize it where that library runs (transformers: "
             "model.dequantize(), then save_pretrained)"
         )
 
 
 def _is_stock(folder: Path) -> bool:
-    """Return whether transformers ships a class for the model, so that its own code is not needed."""
+    """Tell whether transformers ships a class for the model, so that its own code is not needed."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES  # takes seconds
 
     return model_files.read_object(folder / "config.json").get("model_type") in CONFIG_MAPPING_NAMES
@@ -163,7 +163,7 @@ def _is_stock(folder: Path) -> bool:
 
 def _check_vocabulary(folder: Path) -> None:
     path, config = folder / "tokenizer.json", model_files.read_object(folder / "config.json")
-    text = config.get("text_config")  # multimodal configurations keep the language model's there
+    text = config.get("text_config")  # the language model's, in multimodal configurations
     rows = config.get("vocab_size", text.get("vocab_size") if isinstance(text, dict) else None)
     if not path.exists() or rows is None:
         return

@@ -1,4 +1,4 @@
-"""Where a model or a data set comes from: a folder or file here, an S3 store, the Hugging Face hub."""
+"""Read models and data sets from a local folder or file, an S3 store, or the Hugging Face hub."""
 
 import glob
 import os
@@ -23,24 +23,24 @@ from deepcuts.components.core.store import Store
 T = TypeVar("T")
 HUB = re.compile(r"hf://(?P<datasets>datasets/)?(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>.*))?")
 EXAMPLES, BUNDLED = Path(__file__).parents[2] / "pipelines" / "examples", ("base", "support.jsonl")
-"""What the data image carries: a pipeline started from the UI as it is runs on it."""
+"""Examples in the data image, on which a pipeline with default arguments runs."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class Source(Protocol):
     def names(self) -> list[str]:
-        """List the POSIX names of what is there; a single file has one."""
+        """List the POSIX names of the files; a single file has one."""
 
     def copy(self, names: list[str], target: Path) -> None:
-        """Make ``target`` a folder with these files, or the single file itself."""
+        """Copy these files into the folder ``target``, or the single file to it."""
 
 
 def locate(uri: str, kind: str) -> Source:
-    """Return the source that ``uri`` names; ``kind`` is ``model`` or ``dataset``.
+    """Return the source named by ``uri``; ``kind`` is ``model`` or ``dataset``.
 
     Raises:
-        ValueError: a scheme we do not read, or a hub revision that can move.
-        FileNotFoundError: nothing is there.
+        ValueError: the scheme is not supported, or the hub revision can move.
+        FileNotFoundError: there is nothing at ``uri``.
         DataError: a local folder has links that lead out of it.
     """
     scheme, found, rest = uri.partition("://")
@@ -65,7 +65,7 @@ def locate(uri: str, kind: str) -> Source:
 
 
 class Stored:
-    """An object, or a folder of objects, in a store; what was published is verified by its manifest."""
+    """An object or a folder of objects in a store; a published folder is verified by its manifest."""
 
     def __init__(self, objects: Store, key: str) -> None:
         self._store, self._key = objects, key
@@ -123,7 +123,7 @@ class HubRepository:
                 local_dir=target,
             )
         )
-        files.remove(target / ".cache")  # the hub client's notes on its download
+        files.remove(target / ".cache")  # the hub client's download metadata
 
     def _retry(self, action: Callable[[], T]) -> T:
         return retry(action, (httpx.HTTPError, LocalEntryNotFoundError), self._verdict, OUTAGE_SECONDS)

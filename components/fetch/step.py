@@ -1,4 +1,4 @@
-"""Fetch: bring a model or a data set into the pipeline, by content and without its code."""
+"""Fetch: bring a model or a data set into the pipeline, identified by content and without code."""
 
 from pathlib import Path
 
@@ -9,16 +9,16 @@ from deepcuts.components.ingest import layouts
 
 
 def fetch(uri: str, kind: str, artifact: Path, config: str | None) -> Facts:
-    """Copy the model or data set at ``uri`` to ``artifact``: a folder, or a file where ``uri`` is one.
+    """Copy the model or data set at ``uri`` to ``artifact``, a folder or, if ``uri`` is a file, a file.
 
     ``uri`` is a path, ``file://``, ``s3://``, ``minio://`` or ``hf://[datasets/]org/name@40-digit-commit``;
     ``kind`` is ``model`` or ``dataset``. A model must have config.json and safetensors. Of a data set with
     several configurations only ``config`` is fetched.
 
     Raises:
-        ValueError: a kind, scheme or revision we do not take.
-        DataError: what is there is broken, would bring code along, or is several configurations.
-        StoreError: the store or the hub stays away.
+        ValueError: the kind, scheme or revision is not supported.
+        DataError: the content is broken, needs code, or has several configurations.
+        StoreError: the store or the hub is unreachable.
     """
     if kind not in safety.KEPT:
         raise ValueError(f"kind {kind!r} is unknown: give {' or '.join(safety.KEPT)}")
@@ -45,8 +45,8 @@ def fetch(uri: str, kind: str, artifact: Path, config: str | None) -> Facts:
 
 
 def published(model: Path) -> Facts:
-    """Return what later steps correct in a model as it was published."""
-    # transformers takes seconds, which data sets need not wait for
+    """Return what later steps correct in the published model."""
+    # imported here: transformers takes seconds, which data sets do not need
     from deepcuts.components.training import generation
 
     return {"generation_config": generation.published(model)}

@@ -1,4 +1,4 @@
-"""The seconds that a training has been paid for, and whether its budget has room for another step."""
+"""Count the seconds a training has been paid for, and check whether its budget allows another step."""
 
 import time
 
@@ -11,17 +11,17 @@ from deepcuts.components.core.store import Store
 
 
 class BudgetClock:
-    """Counts from the start of this process, as its node is billed, and on from earlier attempts.
+    """Seconds since the start of this process, when billing starts, plus those of earlier attempts.
 
-    Those are remembered in the store, from save to save: of an attempt that was killed, what came after its
-    last save is not counted. Making one and ``remember`` raise StoreError.
+    Earlier seconds are stored at every save, so a killed attempt's time after its last save is not counted.
+    The constructor and ``remember`` raise StoreError.
     """
 
     def __init__(self, store: Store, training_id: str, budget_seconds: float) -> None:
         self._store, self._key, self._budget = store, f"trainings/{training_id}/seconds", budget_seconds
         self._began, self.is_over = process_start(), False
         try:
-            fix = "write the seconds that the training has been paid for, as a number, or delete it for 0"
+            fix = "write the seconds paid for so far as a number, or delete it for 0"
             self.earlier_seconds = records.read(store, self._key, NonNegative, fix)
         except FileNotFoundError:
             self.earlier_seconds = 0.0
@@ -32,7 +32,7 @@ class BudgetClock:
         return self.earlier_seconds + time.time() - self._began
 
     def out_of_time(self, seconds: float) -> bool:
-        """Return whether ``seconds`` more would exceed the training's budget; then it ``is_over``."""
+        """Tell whether ``seconds`` more would exceed the training's budget, and if so set ``is_over``."""
         self.is_over |= bool(self._budget) and self.seconds + seconds > self._budget
         return self.is_over
 

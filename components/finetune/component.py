@@ -14,17 +14,17 @@ def finetune(
     store: str,
     recipe: dict,
 ):
-    """Continue a pretrained model on examples: all weights, or a LoRA adapter.
+    """Fine-tune a pretrained model on examples: all weights, or a LoRA adapter.
 
     Args:
         base: The pretrained model (safetensors folder).
         train: Examples to train on (JSONL).
-        valid: Examples of which a sample is scored at the end (JSONL, may be empty).
+        valid: Examples; a sample is scored at the end (JSONL, may be empty).
         model: The adapter or the full model.
         curve: Loss, learning rate and gradient norm, one JSON record a step.
         receipt: What it took.
         store: Where checkpoints live (file:// or s3://); a rerun resumes from the newest.
-        recipe: Hyperparameters; see components/core/recipe.py for all of them and their defaults.
+        recipe: Hyperparameters; see components/core/recipe.py for their defaults.
     """
     return container(
         "deepcuts.components.finetune.step",

@@ -1,4 +1,4 @@
-"""Finetune: continue a pretrained model on examples, all weights or a LoRA adapter (cuts 1 and 2)."""
+"""Finetune: train a pretrained model on examples, all weights or a LoRA adapter (cuts 1 and 2)."""
 
 import json
 import tempfile
@@ -21,6 +21,7 @@ from deepcuts.components.finetune.budget import BudgetClock
 from deepcuts.components.training import (
     adapters,
     best,
+    data_tokens,
     depth,
     generation,
     launch,
@@ -48,21 +49,22 @@ from deepcuts.components.training.run_messages import RunMessages, Stop
 def finetune(
     base: Path, train: Path, valid: Path, model: Path, curve: Path, store: str, recipe: Recipe
 ) -> Facts:
-    """Train ``base`` on the examples of ``train`` as the recipe says; write ``model`` and its loss ``curve``.
+    """Train ``base`` on the examples of ``train`` by the recipe; write ``model`` and its loss ``curve``.
 
-    Checkpoints go to ``store`` by the run's identity: after a crash the same command resumes from the newest.
-    While one process writes them, a second one ends with exit code 4. The watcher learns of every save and
-    may ask to stop at the next one; ``model`` is then its best checkpoint, otherwise the best that was scored
-    in the loop (where that is cheap or the recipe asks for it), or the last. It is an adapter folder with
-    LoRA, else a full model folder in the base's own precision; ``curve`` has one JSON record a step. A sample
+    Checkpoints go to ``store`` under the run's identity; after a crash the same command resumes from the
+    newest. While one process writes them, a second one ends with exit code 4. The watcher is told of every
+    save and may ask to stop at the next one. ``model`` is then its best checkpoint, otherwise the best one
+    scored in the loop (if that is cheap or the recipe asks for it), or the last. With LoRA it is an adapter
+    folder, else a full model folder in the base's precision; ``curve`` has one JSON record per step. A sample
     of ``valid``, which may be empty, is scored at the end.
     """
+    recipe = data_tokens.settled(recipe, train, base)
     identity = training_id(recipe, files.digest(base), files.digest(train))
     objects = open_store(store)
     messages = RunMessages(objects, identity, recipe.budget_tokens, recipe.budget_seconds)
     accelerator = Accelerator(mixed_precision=models.mixed_precision(recipe))
     writing = held(objects, identity) if accelerator.is_main_process else nullcontext()
-    with writing as lease, messages.failures(lease):  # in this order: who is refused leaves no message
+    with writing as lease, messages.failures(lease):  # in this order: without a lease, no message
         if accelerator.is_main_process:
             messages.start()
         network, tokenizer = models.load_base(base, models.four_bits(recipe, accelerator.device))
@@ -89,7 +91,7 @@ def finetune(
         stop = messages.stop() if outcome.stopped else None
         facts = describe(loss, outcome, recipe, identity) | chosen(recipe) | processes(recipe, accelerator)
         facts |= {"ended_by_budget": outcome.stopped and stop is None} | ways
-        facts |= {"generation_config": generation.published(base)}
+        facts |= {"generation_config": generation.published(base), "data_tokens": data_tokens.of(data)}
         facts |= drawn.facts | (take_best(loss, outcome, stop, objects) if stop else {})
         facts |= {"valid_loss": (valid_loss := scoring.mean_loss(loss, drawn.data))}
         if valid_loss is not None and not stop and accelerator.num_processes == 1:
@@ -109,24 +111,24 @@ def finetune(
 def placed(
     network: PreTrainedModel, recipe: Recipe, accelerator: Accelerator
 ) -> tuple[PreTrainedModel | PeftModel, Facts]:
-    """Return the network as the recipe trains it, on its device unless that gets a share only; and how."""
+    """Return the network prepared by the recipe, on its device unless it will be sharded, and how."""
     sharded = sharding.strategy(recipe, accelerator) == "fsdp"
     kernels = fuse(network, accelerator.device, sharded)
     left_out = adapters.left_out(network) if recipe.method == "lora" else ""
     adapted = adapters.adapt(network, recipe, accelerator.device)
-    if not sharded:  # before any pass: Liger's kernels refuse tensors of the CPU
+    if not sharded:  # before any pass, as Liger's kernels refuse CPU tensors
         adapted.to(accelerator.device)
     return adapted, {"liger_kernels": kernels, "lora_left_out": left_out or "nothing"}
 
 
 def write_curve(curve: Path, progress: TrainingProgress) -> None:
-    """Write one JSON record a step."""
+    """Write one JSON record per step."""
     with files.staged(curve) as staging:
         staging.write_text("".join(json.dumps(record) + "\n" for record in progress.curve))
 
 
 def processes(recipe: Recipe, accelerator: Accelerator) -> Facts:
-    """Say how many processes train, and how they share the work."""
+    """Return how many processes train, and how they share the work."""
     return {
         "strategy": sharding.strategy(recipe, accelerator),
         "processes": accelerator.num_processes,
@@ -136,7 +138,7 @@ def processes(recipe: Recipe, accelerator: Accelerator) -> Facts:
 def in_one_piece(
     sharded: PreTrainedModel | PeftModel, base: Path, recipe: Recipe, is_main_process: bool
 ) -> PreTrainedModel | PeftModel:
-    """Return the model on the CPU of the main process, with what all processes trained; the others assist."""
+    """Return the trained model on the CPU of the main process; the others help to gather it."""
     if not is_main_process:
         assist(sharded)
         return sharded
@@ -149,7 +151,7 @@ def in_one_piece(
 
 
 def report(messages: RunMessages, clock: BudgetClock, progress: TrainingProgress) -> bool:
-    """Tell the watcher of a checkpoint; True when it has asked to stop, or no other step can be paid."""
+    """Report a checkpoint to the watcher; True if it asked to stop, or the budget allows no further step."""
     if progress.step == 0:
         return False
     messages.saved(progress.step)
@@ -158,7 +160,7 @@ def report(messages: RunMessages, clock: BudgetClock, progress: TrainingProgress
 
 
 def take_best(loss: CompletionLoss, outcome: loop.TrainingOutcome, stop: Stop, objects: Store) -> Facts:
-    """Put the watcher's best checkpoint into a model that was stopped; what the stop cost and saved."""
+    """Load the watcher's best checkpoint into a stopped model; return what stopping cost and saved."""
     with tempfile.TemporaryDirectory(prefix="best-") as scratch:
         retrieve(objects, stop.best_weights, Path(scratch) / "best")
         load_weights(loss, Path(scratch) / "best")
@@ -169,7 +171,7 @@ def take_best(loss: CompletionLoss, outcome: loop.TrainingOutcome, stop: Stop, o
 
 
 def take_kept(loss: CompletionLoss, kept: best.Best, last: float, outcome: loop.TrainingOutcome) -> Facts:
-    """Put the best weights that were scored in the loop into a model whose ``last`` valid loss is higher."""
+    """Load the best weights scored in the loop into a model whose ``last`` valid loss is higher."""
     if kept.loss >= last:
         return {}
     kept.put(loss)
@@ -181,7 +183,7 @@ def take_kept(loss: CompletionLoss, kept: best.Best, last: float, outcome: loop.
 
 
 def describe(loss: CompletionLoss, outcome: loop.TrainingOutcome, recipe: Recipe, identity: str) -> Facts:
-    """Return what the ledger and a reader want to know of a run."""
+    """Return the facts of a run for the ledger and readers."""
     progress = outcome.progress
     weights, trained = models.count_weights(loss.model)
     here = progress.tokens - outcome.resumed_tokens
@@ -223,16 +225,17 @@ def describe(loss: CompletionLoss, outcome: loop.TrainingOutcome, recipe: Recipe
 
 
 def chosen(recipe: Recipe) -> Facts:
-    """Return the fields of the Recipe, as a run is looked up by them."""
+    """Return the fields of the Recipe, by which runs are looked up."""
     fields = msgspec.to_builtins(recipe)
     return {
         f"{SETTING}{name}": value if isinstance(value, int | float | str) else json.dumps(value)
         for name, value in fields.items()
+        if value is not None
     }
 
 
 def lora(recipe: Recipe, weights: int, trained: int, outcome: loop.TrainingOutcome) -> Facts:
-    """Return what an adapter saves over all weights: Adam keeps two float32 numbers a weight."""
+    """Return what an adapter saves over full fine-tuning: Adam keeps two float32 numbers per weight."""
     full = 2 * 4 * (weights - trained)
     why = (
         f"rank {recipe.lora_rank}: {trained / weights:.2%} of the weights are trained, "
@@ -242,13 +245,13 @@ def lora(recipe: Recipe, weights: int, trained: int, outcome: loop.TrainingOutco
 
 
 def checkpointing_cost(outcome: loop.TrainingOutcome) -> Facts:
-    """Return what activations that are not kept save and cost."""
+    """Return what activation checkpointing saves and costs."""
     measured = outcome.checkpointing_cost
     return measured.facts(outcome.saved_tensor_bytes, outcome.train_seconds) if measured else {}
 
 
 def checkpointing(recipe: Recipe) -> Verdict:
-    """Say which activations are computed twice."""
+    """Return which activations are recomputed."""
     match int(recipe.gradient_checkpointing):
         case 0:
             return Verdict("checkpointing", "off", "all activations are kept")

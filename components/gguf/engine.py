@@ -1,4 +1,4 @@
-"""llama.cpp on a GGUF file, as its server computes: likelihoods, greedy answers and time per token."""
+"""Run llama.cpp on a GGUF file like its server does: likelihoods, greedy answers, time per token."""
 
 import heapq
 import time
@@ -18,11 +18,11 @@ Logits = NDArray[np.float64]
 
 
 class LlamaCpp:
-    """A model folder whose weights are ``model.gguf``, on the CPU, with as many threads as torch has here.
+    """A model folder with ``model.gguf``, on the CPU, with as many threads as torch.
 
     Raises:
         NoGguf: llama.cpp is not installed.
-        DataError: the file is torn, or none that llama.cpp loads.
+        DataError: the file is truncated, or llama.cpp cannot load it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -40,19 +40,19 @@ class LlamaCpp:
             self._model = _model_class(llama_cpp)(str(file), parameters, verbose=False)
         except (ValueError, RuntimeError, OSError) as error:
             raise DataError(
-                f"{file} does not load in llama.cpp ({error}): it is cut short or of a newer version; "
+                f"{file} does not load in llama.cpp ({error}): it is truncated or of a newer version; "
                 "download or convert it again"
             ) from error
         self.vocabulary: int = self._model.n_vocab
         self.context: int = self._model.n_ctx_train
 
     def tokenize(self, text: str) -> list[int]:
-        """Return the token ids of ``text`` as the server reads a rendered prompt."""
+        """Return the token ids of ``text`` like the server reads a rendered prompt."""
         found: list[int] = self._model.get_vocab().tokenize(text, False, True)
         return list(found)
 
     def logits(self, ids: Sequence[int], places: Sequence[int]) -> Iterator[Logits]:
-        """Yield what the model says after each of the ``places`` of ``ids``, in order: (V,)."""
+        """Yield the logits (V,) after each of the ``places`` in ``ids``, in order."""
         context = self._open(len(ids), 1)
         wanted = set(places)
         self._decode(context, [(token, i, 0, i in wanted) for i, token in enumerate(ids)])
@@ -86,9 +86,9 @@ class LlamaCpp:
     def generate(
         self, prompt: Sequence[int], ends: set[int], room: int, temperature: float = 0.0, seed: int = 0
     ) -> Iterator[int]:
-        """Yield tokens after ``prompt`` up to an end token, which is not among them, or ``room`` of them.
+        """Yield up to ``room`` tokens after ``prompt``, stopping before an end token.
 
-        The likeliest at temperature 0; above, drawn by ``seed``.
+        At temperature 0 the likeliest; above, sampled with ``seed``.
         """
         context, draw = self._open(len(prompt) + room, 1), np.random.default_rng(seed)
         rows = [(token, i, 0, i == len(prompt) - 1) for i, token in enumerate(prompt)]
@@ -105,7 +105,7 @@ class LlamaCpp:
             rows = [(token, place, 0, True)]
 
     def decode_seconds(self, batch: int, clock: Callable[[], float] = time.perf_counter) -> float:
-        """Time ``NEW_TOKENS`` decoding steps of ``batch`` rows after a prompt, which is not counted."""
+        """Time ``NEW_TOKENS`` decoding steps of ``batch`` rows after a prompt, which does not count."""
         context = self._open(batch * (PROMPT_TOKENS + NEW_TOKENS), batch)
         tokens = np.random.default_rng(0).integers(self.vocabulary, size=(batch, PROMPT_TOKENS + NEW_TOKENS))
         last = PROMPT_TOKENS - 1
@@ -139,17 +139,17 @@ class LlamaCpp:
         parameters = self._llama.LlamaContextParams()
         parameters.n_ctx = parameters.n_batch = parameters.n_ubatch = max(tokens, 32)
         parameters.n_seq_max = sequences
-        parameters.kv_unified = True  # as the server has it: sequences share the cells of one cache
+        parameters.kv_unified = True  # as in the server: sequences share the cells of one cache
         parameters.n_threads = parameters.n_threads_batch = torch.get_num_threads()
         return self._llama.LlamaContext(self._model, parameters, verbose=False)
 
     def _decode(self, context: Any, rows: Sequence[tuple[int, int, int, bool]]) -> None:
-        """Run the model over rows of (token, position, sequence, whether its logits are wanted)."""
+        """Run the model over rows of (token, position, sequence, whether to return logits)."""
         batch = self._llama.LlamaBatch(n_tokens=len(rows), embd=0, n_seq_max=1, verbose=False)
         for token, position, sequence, wanted in rows:
             batch.add(token, position, [sequence], wanted)
         if code := context.decode(batch):
-            raise DataError(f"{self.folder}: llama.cpp does not decode {len(rows)} tokens (status {code})")
+            raise DataError(f"{self.folder}: llama.cpp cannot decode {len(rows)} tokens (status {code})")
         context.synchronize()
 
 

@@ -1,4 +1,4 @@
-"""Model folders with a GGUF file, written from a transformers model or exported from a release, verified."""
+"""Write model folders with a GGUF file, from a transformers model or a release, and verify them."""
 
 import json
 import shutil
@@ -17,16 +17,16 @@ from deepcuts.components.training import general_text, models, quantized
 from deepcuts.components.training.render import Rendered
 
 CONVERSION_NATS = 0.01
-"""Most that F16 may change the loss: SmolLM2's moved by less than 0.001, a wrong rotation by whole nats."""
+"""Largest change of the loss by F16: SmolLM2's was below 0.001; a wrong rotation changes it by whole nats."""
 
 
 def write(
     model: Path, tokenizer: PreTrainedTokenizerBase, folder: Path, kind: str, source: Path | None
 ) -> Path:
-    """Write ``model`` to a new ``folder`` as ``kind``, quantized from the GGUF ``source`` where there is one.
+    """Write ``model`` to a new ``folder`` as ``kind``, quantized from the GGUF ``source`` if given.
 
     Raises:
-        NoGguf: llama.cpp's tools do not take it.
+        NoGguf: llama.cpp's tools do not support it.
     """
     folder.mkdir()
     if source:
@@ -39,23 +39,23 @@ def write(
 
 
 def check_conversion(worse_by: float) -> None:
-    """Raise NoGguf where F16 in llama.cpp is another model than transformers has."""
+    """Raise NoGguf if F16 in llama.cpp differs from the model in transformers."""
     if abs(worse_by) > CONVERSION_NATS:
-        raise NoGguf(f"the conversion changed the loss by {worse_by:+.4f} nats a token")
+        raise NoGguf(f"the conversion changed the loss by {worse_by:+.4f} nats per token")
 
 
 def export(model: Path, folder: Path, kind: str) -> str:
-    """Write a released ``model`` to ``folder`` as a GGUF file of ``kind``; returns how it was verified.
+    """Write a released ``model`` to ``folder`` as a GGUF file of ``kind``; return how it was verified.
 
-    F16 must be the same model in llama.cpp as in transformers on general text before it is quantized.
+    Before quantizing, F16 in llama.cpp must score like transformers on general text.
 
     Raises:
-        NoGguf: llama.cpp does not take it, or it is quantized in another format.
+        NoGguf: llama.cpp does not support it, or it is quantized in another format.
     """
     if convert.is_gguf(model):
         return _copy(model, folder, kind)
     if quantized.is_quantized(model):
-        raise NoGguf(f"{model} is quantized already: export the model that it was made of")
+        raise NoGguf(f"{model} is quantized already: export the model it was made from")
     network, tokenizer = models.load_base(model)
     passages = general_text.passages(general_text.SHIPPED)
     data = [Rendered(row, []) for row in (tokenizer.encode(text) for text in passages)]
@@ -73,22 +73,22 @@ def export(model: Path, folder: Path, kind: str) -> str:
             shutil.copytree(smaller, folder, dirs_exist_ok=True)
     last = _mean(scoring.passage_scores(LlamaCpp(folder), tokenizer, passages))
     return (
-        f"in llama.cpp F16 is {first - wanted:+.4f} nats a token from transformers on {len(data)} passages "
+        f"in llama.cpp F16 is {first - wanted:+.4f} nats per token from transformers on {len(data)} passages "
         f"of general text, {kind} {last - wanted:+.4f}"
     )
 
 
 def export_adapter(release: Path, folder: Path, as_gguf: bool) -> str:
-    """Write the adapter of a release alone: as PEFT and vLLM load it, or as a LoRA file for llama.cpp.
+    """Write only the adapter of a release: for PEFT and vLLM, or as a LoRA file for llama.cpp.
 
     Raises:
-        FileNotFoundError: the release has none.
-        NoGguf: llama.cpp's converter does not take it (trained embeddings, DoRA).
+        FileNotFoundError: the release has no adapter.
+        NoGguf: llama.cpp's converter does not support it (trained embeddings, DoRA).
     """
     adapter = release / models.ADAPTER
     if not adapter.is_dir():
         raise FileNotFoundError(
-            f"{release.name} holds no adapter: its model was trained whole, or is the base"
+            f"{release.name} has no adapter: its model was fully fine-tuned, or is the base"
         )
     base = json.loads((adapter / "base.json").read_bytes())
     if as_gguf:
@@ -107,9 +107,9 @@ def _copy(model: Path, folder: Path, kind: str) -> str:
     if (found := settings.get("type")) != kind:
         raise NoGguf(
             f"the release is {found} already and is not quantized again: give --type {found}, or export the "
-            "release that it was made of"
+            "release it was made from"
         )
-    LlamaCpp(model)  # loads, or says what is wrong
+    LlamaCpp(model)  # checks that it loads
     kept = shutil.ignore_patterns(MANIFEST, models.ADAPTER)
     shutil.copytree(model, folder, dirs_exist_ok=True, ignore=kept)
     return f"as released, {files.size_bytes(folder / convert.FILE):,} bytes of weights"

@@ -1,9 +1,9 @@
-"""Run llama.cpp's converter on a Hugging Face folder, in a process of its own; ``convert.py`` starts it.
+"""Run llama.cpp's converter on a Hugging Face folder, in a separate process started by ``convert.py``.
 
     python hf_to_gguf.py CHECKOUT FOLDER FILE.gguf [--vocab-only]
 
-``CHECKOUT`` is llama.cpp's source tree, whose modules are called ``conversion`` and ``gguf``. The last line
-on stderr says what the converter does not take, and the exit status is then 1.
+``CHECKOUT`` is llama.cpp's source tree, with modules ``conversion`` and ``gguf``. If the converter does not
+support the model, the last line on stderr says why and the exit status is 1.
 """
 
 import json
@@ -16,12 +16,12 @@ PRE_TOKENIZERS = {
     "gpt-2": [BYTE_LEVEL],
     "smollm": [{"type": "Digits", "individual_digits": True}, BYTE_LEVEL],
 }
-"""llama.cpp's names for what tokenizer.json does before BPE. The converter knows published vocabularies by a
-hash of what they make of one text; one's own vocabulary has another hash and the same regular expression."""
+"""llama.cpp's names of pre-tokenizers. The converter recognises published vocabularies by a hash of one
+tokenized text; a custom vocabulary has another hash but the same regular expression."""
 
 
 def tokenizer_of(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return what tokenizer.json describes, and the steps of its pre-tokenizer."""
+    """Return the content of tokenizer.json, and the steps of its pre-tokenizer."""
     described = json.loads((folder / "tokenizer.json").read_bytes())
     given = described.get("pre_tokenizer") or {}
     return described, given.get("pretokenizers", [given])
@@ -31,7 +31,7 @@ def pre_tokenizer(folder: Path) -> str:
     """Return llama.cpp's name for the folder's pre-tokenizer, from its structure.
 
     Raises:
-        NotImplementedError: it is none of ``PRE_TOKENIZERS``.
+        NotImplementedError: it is not one of ``PRE_TOKENIZERS``.
     """
     described, steps = tokenizer_of(folder)
     plain = [{key: value for key, value in step.items() if key != "trim_offsets"} for step in steps]
@@ -39,15 +39,15 @@ def pre_tokenizer(folder: Path) -> str:
         if plain == wanted and not described.get("normalizer"):
             return name
     kinds = ", ".join(str(step.get("type", "none")) for step in steps)
-    raise NotImplementedError(f"its vocabulary is split in a way that llama.cpp has no name for ({kinds})")
+    raise NotImplementedError(f"its pre-tokenizer ({kinds}) has no name in llama.cpp")
 
 
 def is_byte_level(folder: Path) -> bool:
-    """Return whether the folder's tokenizer is BPE on bytes, whatever else its tokenizer.json says.
+    """Tell whether the folder's tokenizer is byte-level BPE, whatever else its tokenizer.json says.
 
-    A vocabulary that transformers read from GGUF has ``byte_fallback`` and a decoder for it without the 256
-    tokens ``<0x00>`` … ``<0xFF>``. The converter takes that for SentencePiece, and llama.cpp's tokenizer then
-    ends the process with ``std::out_of_range`` at the first word it looks for these tokens.
+    A vocabulary that transformers has read from GGUF has ``byte_fallback`` and its decoder, but not the 256
+    tokens ``<0x00>`` … ``<0xFF>``. The converter takes it for SentencePiece, and llama.cpp's tokenizer then
+    ends the process with ``std::out_of_range`` when it first looks up one of these tokens.
     """
     described, steps = tokenizer_of(folder)
     return (
@@ -56,14 +56,14 @@ def is_byte_level(folder: Path) -> bool:
 
 
 def convert(folder: Path, file: Path, vocab_only: bool) -> None:
-    """Write ``folder`` to ``file`` in 16 bits, or its vocabulary alone."""
+    """Write ``folder`` to ``file`` in 16 bits, or only its vocabulary."""
     import gguf
     import torch
     from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
 
     hparams = ModelBase.load_hparams(folder, False)
     if "n_positions" in hparams:
-        hparams.setdefault("n_ctx", hparams["n_positions"])  # GPT-2's configs of transformers 5 have one name
+        hparams.setdefault("n_ctx", hparams["n_positions"])  # transformers 5 writes only one name for GPT-2
     published: Any = get_model_class(get_model_architecture(hparams, ModelType.TEXT))
 
     def get_vocab_base_pre(self: Any, tokenizer: Any) -> str:
@@ -89,8 +89,8 @@ def convert(folder: Path, file: Path, vocab_only: bool) -> None:
 
 if __name__ == "__main__":
     checkout, folder, file, *rest = sys.argv[1:]
-    sys.path[0:1] = [f"{checkout}/gguf-py", checkout]  # not this file's folder, whose names are ours
+    sys.path[0:1] = [f"{checkout}/gguf-py", checkout]  # instead of this file's folder
     try:
         convert(Path(folder), Path(file), "--vocab-only" in rest)
-    except Exception as error:  # of third-party code, which raises whatever it likes; the caller says it
+    except Exception as error:  # third-party code may raise anything; the caller reports it
         sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")

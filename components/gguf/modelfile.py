@@ -1,4 +1,4 @@
-"""Modelfile: how Ollama runs a GGUF file, with the prompts that the model was trained on."""
+"""Write the Modelfile with which Ollama runs a GGUF file, with the prompt format of training."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -13,24 +13,24 @@ from deepcuts.components.training.render import render_prompt
 
 NAME = "Modelfile"
 SYSTEM, USER, ANSWER, AGAIN = "Szsystemz", "Uzuserz", "Azanswerz", "Vzagainz"
-"""Turns to find again in a rendered prompt."""
+"""Marker texts to locate turns in a rendered prompt."""
 
 
 class TurnMarks(NamedTuple):
-    """What a rendered prompt has around the turns of a conversation."""
+    """Text around the turns of a conversation in a rendered prompt."""
 
     begin: str
-    """Before a first turn that is the user's."""
+    """Before the first turn, if it is the user's."""
     system: tuple[str, str] | None
-    """Before and after a system turn; None where the model has no such role."""
+    """Before and after a system turn; None if the model has no such role."""
     user: tuple[str, str]
-    """Before the user's turn, and after it up to where the answer begins."""
+    """Before the user's turn, and between it and the answer."""
     answer: str
     """After an answer."""
 
 
 def write(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write the Modelfile of ``folder``'s GGUF file, greedy as evaluate decodes."""
+    """Write the Modelfile of ``folder``'s GGUF file, with greedy decoding as in evaluate."""
     ends = tokenizer.convert_ids_to_tokens(generation.ends_of(folder, tokenizer))
     lines = [f"FROM ./{FILE}", *(f'PARAMETER stop "{end}"' for end in ends if '"' not in end)]
     lines.append("PARAMETER temperature 0")
@@ -41,9 +41,9 @@ def write(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def turns_of(tokenizer: PreTrainedTokenizerBase) -> TurnMarks | None:
-    """Take a rendered conversation apart; None where its turns depend on one another.
+    """Split a rendered conversation into marks; None if its turns depend on each other.
 
-    Without a template of ours Ollama takes the one inside the GGUF file, which it may know by its text.
+    Without our template, Ollama uses the one in the GGUF file, which it may recognise by its text.
     """
     long = _rendered(tokenizer, Message("user", USER), Message("assistant", ANSWER), Message("user", AGAIN))
     parts = _split(long, USER, ANSWER, AGAIN) if long else None
@@ -63,7 +63,7 @@ def turns_of(tokenizer: PreTrainedTokenizerBase) -> TurnMarks | None:
 
 
 def template(turns: TurnMarks, bos: str) -> str:
-    """Return Ollama's (Go) template; ``bos`` is left out, the engine puts it before every prompt."""
+    """Return Ollama's (Go) template, without ``bos``, which the engine adds to every prompt."""
     begin = turns.begin.removeprefix(bos)
     system = ""
     if turns.system:
@@ -87,7 +87,7 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, *turns: Message) -> str | None
 
 
 def _split(text: str, *marks: str) -> list[str] | None:
-    """Return what stands between the marks; None unless each is there once, in order."""
+    """Return the texts between the marks; None unless each occurs once, in order."""
     parts = []
     for mark in marks:
         before, found, text = text.partition(mark)

@@ -1,4 +1,4 @@
-"""Score a GGUF model through llama.cpp, with the names and results of ``components/training/scoring.py``."""
+"""Score a GGUF model with llama.cpp, with the functions of ``components/training/scoring.py``."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from deepcuts.components.training import general_text, generation, scoring
 from deepcuts.components.training.render import Rendered, answer_text, form_of, render_prompt
 
 OTHER_TEXTS = 0.01
-"""Most texts, as a share, that llama.cpp may split into other tokens than the model was trained with."""
+"""Largest share of texts that llama.cpp may tokenize differently than in training."""
 
 
 def answer_nats(
@@ -52,7 +52,7 @@ def greedy_answers(
 def choose_labels(
     engine: LlamaCpp, tokenizer: PreTrainedTokenizerBase, records: Sequence[Example], labels: Sequence[str]
 ) -> list[str]:
-    """Return the likeliest label for each example: of the label and its end token, summed."""
+    """Return the likeliest label for each example, by label and end token together."""
     chosen = []
     for record in records:
         prompt, tails = scoring.label_tokens(tokenizer, record, labels)
@@ -61,9 +61,9 @@ def choose_labels(
 
 
 def tokenized(engine: LlamaCpp, texts: Sequence[str]) -> list[list[int]]:
-    """Return the tokens of each text in llama.cpp, asked in another process.
+    """Tokenize texts with llama.cpp in a separate process.
 
-    What it cannot look up ends the process (``std::out_of_range`` of C++), and no except clause sees it.
+    A failed lookup ends the process (``std::out_of_range`` in C++) and cannot be caught.
 
     Raises:
         NoGguf: llama.cpp's tokenizer fails on them.
@@ -83,10 +83,10 @@ def tokenized(engine: LlamaCpp, texts: Sequence[str]) -> list[list[int]]:
 
 
 def check_vocabulary(engine: LlamaCpp, tokenizer: PreTrainedTokenizerBase, data: Sequence[Rendered]) -> int:
-    """Compare both tokenizers on the examples as text; returns on how many they differ.
+    """Compare both tokenizers on the examples as text; return on how many they differ.
 
     Raises:
-        NoGguf: on more than ``OTHER_TEXTS`` of them: the server would read other tokens.
+        NoGguf: they differ on more than ``OTHER_TEXTS``, so a server would read other tokens.
     """
     texts = [tokenizer.decode(rendered.ids) for rendered in data]
     ours_of_all = tokenized(engine, texts)
@@ -97,12 +97,12 @@ def check_vocabulary(engine: LlamaCpp, tokenizer: PreTrainedTokenizerBase, data:
         ours, theirs = pairs[other[0]]
         place = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), len(ours))
         raise NoGguf(
-            f"llama.cpp splits {len(other)} of {len(texts)} examples into other tokens than the model was "
-            f"trained with (first at token {place} of {texts[other[0]][:60]!r})"
+            f"llama.cpp splits {len(other)} of {len(texts)} examples into other tokens than in training "
+            f"(first at token {place} of {texts[other[0]][:60]!r})"
         )
     return len(other)
 
 
 def passage_scores(engine: LlamaCpp, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Score]:
-    """Score each passage of general text in llama.cpp, cut at its context."""
+    """Score each passage of general text with llama.cpp, cut at its context."""
     return general_text.score(partial(answer_nats, engine), tokenizer, texts, engine.context)

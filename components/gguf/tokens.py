@@ -1,4 +1,4 @@
-"""Tokenize texts with llama.cpp in a process of its own, JSON in and out: its C++ exceptions end it.
+"""Tokenize texts with llama.cpp in a separate process, JSON in and out, as its C++ exceptions end it.
 
 python -m deepcuts.components.gguf.tokens FOLDER < TEXTS.json
 """

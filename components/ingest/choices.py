@@ -1,4 +1,4 @@
-"""Multiple choice: a question, its choices and which of them is right."""
+"""Read multiple choice: a question, its choices and the right one."""
 
 from collections.abc import Mapping
 from string import ascii_uppercase
@@ -10,18 +10,18 @@ from deepcuts.components.ingest.rows import Cells, cell, class_name
 CHOICES = ("choices", "options")
 QUESTIONS = ("question", "query", "problem", "question_stem")
 RIGHT = ("answerkey", "answer_idx", "answer_index", "correct_option", "answer", "label")
-"""Columns that say which choice is right, the most telling first; names are read in lower case."""
+"""Columns that give the right choice, most specific first; names are read in lower case."""
 ABOVE = ("context", "article", "passage")
 
 
 def multiple_choice(row: Cells) -> shapes.RawTurns:
     """Read ``{"question": "...", "choices": ["...", ...], "answer": 1}``; the answer is the choice's letter.
 
-    As in MMLU (a number from 0), ARC (``{"text": [...], "label": [...]}`` and ``answerKey``), RACE (a letter)
+    Reads MMLU (a number from 0), ARC (``{"text": [...], "label": [...]}`` and ``answerKey``), RACE (a letter)
     and MedQA (``{"A": "...", ...}``). A row without choices is a question and an answer.
 
     Raises:
-        DataError: fewer than two choices, more than there are letters, or no telling which is right.
+        DataError: there are fewer than two choices or more than letters, or the right one is not clear.
     """
     value = row[shapes.first(row, CHOICES)]
     if not value:
@@ -46,7 +46,7 @@ def multiple_choice(row: Cells) -> shapes.RawTurns:
 
 
 def _choices(value: object) -> tuple[list[str], list[str]]:
-    """Return the choices' own names (empty if they have none) and their texts."""
+    """Return the choices' names (empty if they have none) and their texts."""
     names: list[object] = []
     texts: object = value
     if isinstance(value, Mapping):

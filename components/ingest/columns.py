@@ -1,4 +1,4 @@
-"""Columns by name: a table of any headings as one of the formats."""
+"""Map columns of a table with any headings to one of the formats."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -8,7 +8,7 @@ from deepcuts.components.core.errors import DataError
 from deepcuts.components.ingest.rows import Cells
 
 ABSENT = object()
-"""In place of a cell that is not there, which null is."""
+"""Marks a missing cell, as opposed to null."""
 ROLES = {
     "messages": "the turns",
     "prompt": "the question",
@@ -23,9 +23,9 @@ ROLES = {
     "id": "the row's name",
     "source": "where the row comes from",
 }
-"""What a column may be mapped to."""
+"""Roles to which a column may be mapped."""
 OPTIONAL = ("system", "history", "tools", "id", "source")
-"""Some rows may lack these."""
+"""Roles that some rows may lack."""
 READ = {
     "messages": ("messages", "system", "tools"),
     "prompt_completion": ("prompt", "completion", "system", "history", "tools", "label"),
@@ -33,7 +33,7 @@ READ = {
     "text_label": ("text", "label", "system", "tools"),
     "text": ("text",),
 }
-"""What each format that a mapping makes reads, besides ``id`` and ``source``; for a class, prompt is text."""
+"""Roles read by each format, in addition to ``id`` and ``source``; for classes, prompt means text."""
 LIKELY = {
     "prompt": (
         *("prompt", "question", "query", "instruction", "problem", "input", "user", "human", "document"),
@@ -49,18 +49,18 @@ LIKELY = {
     ),
     "system": ("system", "system_prompt"),
 }
-"""Names of columns that a proposed mapping puts under a role, the likeliest first; never taken unasked."""
+"""Column names for a proposed mapping, by role, likeliest first; never used without being asked."""
 
 
 def check(columns: Mapping[str, str]) -> None:
-    """Raise ValueError, a problem a line, unless all keys are ``ROLES`` and there is something to learn."""
+    """Raise ValueError, one problem per line, unless all keys are ``ROLES`` and something can be learned."""
     found = [strict.unknown_key("columns", role, ROLES) for role in columns if role not in ROLES]
     for role, column in columns.items():
         if not isinstance(column, str) or not column.strip():
-            found.append(f"columns.{role}: {column!r} is no column name: give one")
+            found.append(f"columns.{role}: {column!r} is not a column name: give one")
     if columns and not found and not format_of(columns):
         found.append(
-            f"columns {', '.join(columns)}: that names nothing to learn: map prompt and completion, prompt "
+            f"columns {', '.join(columns)}: nothing to learn: map prompt and completion, prompt "
             "(or text) and label, messages, chosen, or text"
         )
     found = found or [*_unread(columns), *_twice(columns)]
@@ -69,13 +69,13 @@ def check(columns: Mapping[str, str]) -> None:
 
 
 def _unread(columns: Mapping[str, str]) -> list[str]:
-    """Return a problem for each role that the format would not read, as nothing given is ignored."""
+    """Return a problem for each role that the format would ignore."""
     form = format_of(columns)
     read = {*READ.get(form, ROLES), "id", "source"}
     if form == "text_label" and "text" not in columns:
         read.add("prompt")
     if "label" in columns and "source" in columns:
-        read -= {"label"} if form == "prompt_completion" else set()  # which is where the class goes
+        read -= {"label"} if form == "prompt_completion" else set()  # the class becomes the completion
     return [
         f"columns.{role}: not read with {', '.join(sorted(read & columns.keys()))}, which make format {form}"
         f": leave it out{', or write prompt for text' * (role == 'completion')}"
@@ -85,7 +85,7 @@ def _unread(columns: Mapping[str, str]) -> list[str]:
 
 
 def _twice(columns: Mapping[str, str]) -> list[str]:
-    """Return a problem for each column that stands for two things."""
+    """Return a problem for each column that is mapped twice."""
     taken: dict[str, str] = {}
     found = []
     for role, column in columns.items():
@@ -96,7 +96,7 @@ def _twice(columns: Mapping[str, str]) -> list[str]:
 
 
 def format_of(columns: Mapping[str, str]) -> str:
-    """Return the format that a mapping makes of a row; empty if there would be nothing to learn."""
+    """Return the format of rows with this mapping; empty if there would be nothing to learn."""
     given = set(columns)
     if "messages" in given:
         return "messages"
@@ -110,12 +110,12 @@ def format_of(columns: Mapping[str, str]) -> str:
 
 
 def renamed(row: Cells, columns: Mapping[str, str]) -> dict[str, object]:
-    """Return ``row`` with the mapped columns under the names that the formats know.
+    """Rename the mapped columns of ``row`` to the names that the formats know.
 
-    A column that has such a name and is not mapped is put out of the way, so that it is not taken for one.
+    An unmapped column with such a name is renamed, so that it is not mistaken for a mapped one.
 
     Raises:
-        DataError: a mapped column is not there.
+        DataError: a mapped column is missing.
     """
     if missing := _missing(row, columns):
         raise DataError(
@@ -128,7 +128,7 @@ def renamed(row: Cells, columns: Mapping[str, str]) -> dict[str, object]:
     }
     if "label" in result and "completion" not in result and "prompt" in result and "text" not in result:
         result["text"] = result.pop("prompt")
-    if "completion" in result and "label" in result:  # the class of an answer that is more than the class
+    if "completion" in result and "label" in result:  # an answer longer than its class
         result.setdefault("source", result.pop("label"))
     if "chosen" in result:
         result.setdefault("rejected", None)
@@ -136,13 +136,13 @@ def renamed(row: Cells, columns: Mapping[str, str]) -> dict[str, object]:
 
 
 def top(columns: Mapping[str, str]) -> set[str]:
-    """Return the columns that a mapping reads: of ``answers.text``, the column ``answers``."""
+    """Return the columns that a mapping reads; for ``answers.text`` that is ``answers``."""
     names = {column.strip().lower() for column in columns.values()}
     return names | {name.partition(".")[0] for name in names}
 
 
 def check_rows(rows: Sequence[Cells], columns: Mapping[str, str]) -> None:
-    """Raise DataError when none of the first ``rows`` has a column that is mapped: values are shown."""
+    """Raise DataError, showing values, if none of the first ``rows`` has a mapped column."""
     absent = [c for c in columns.values() if all(_inner(row, c) is ABSENT for row in rows)]
     if rows and absent:
         names = ", ".join(repr(column.strip().lower()) for column in absent)
@@ -155,7 +155,7 @@ def _missing(row: Cells, columns: Mapping[str, str]) -> list[str]:
 
 
 def _inner(row: Cells, column: str) -> object:
-    """Return a cell, or a field of one: ``translation.en``; ABSENT if there is none."""
+    """Return a cell, or a field in it (``translation.en``); ABSENT if there is none."""
     name = column.strip().lower()
     if name in row:
         return row[name]
@@ -168,16 +168,16 @@ def _inner(row: Cells, column: str) -> object:
 
 
 def needs(groups: Sequence[Sequence[str]]) -> str:
-    """Return what a row of a format must have, in words."""
+    """Describe the columns a format needs."""
     single = [group[0] for group in groups if len(group) == 1]
     several = [f"one of {'/'.join(group)}" for group in groups if len(group) > 1]
     return " and ".join(single + several)
 
 
 def mapping_for(rows: Sequence[Cells]) -> str:
-    """Return a mapping to write: by the columns' names, else two columns of text in their order.
+    """Suggest a mapping by the columns' names, else of the first two text columns.
 
-    What nobody can tell is COLUMN; a field within a column is ``column.field``.
+    Unknown columns are shown as COLUMN; a field within a column is ``column.field``.
     """
     cells = _cells(rows)
     found = {role: _likeliest(known, cells) for role, known in LIKELY.items()}
@@ -197,7 +197,7 @@ def mapping_for(rows: Sequence[Cells]) -> str:
 
 
 def _cells(rows: Sequence[Cells]) -> dict[str, list[object]]:
-    """Return the values of each column; of one that holds objects those of each of their fields."""
+    """Return the values of each column, or of each field if a column holds objects."""
     found: dict[str, list[object]] = {}
     for row in rows:
         for name, value in row.items():
@@ -210,7 +210,7 @@ def _cells(rows: Sequence[Cells]) -> dict[str, list[object]]:
 
 
 def _likeliest(known: Sequence[str], names: Collection[str]) -> str:
-    """Return the column that is named as one of ``known``, else one with such a word in its name."""
+    """Return the column named like one of ``known``, else one with such a word in its name."""
     if exact := next((name for name in known if name in names), ""):
         return exact
     words = {name: re.split(r"[\W_]+", name.lower()) for name in names}
@@ -222,7 +222,7 @@ def _holds_turns(value: object) -> bool:
 
 
 def shown(rows: Sequence[Cells]) -> str:
-    """Return every column with its first three values, a line each."""
+    """Show every column with its first three values, one per line."""
     names = sorted({str(key) for row in rows for key in row})[:30]
     lines = []
     for name in names:

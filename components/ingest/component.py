@@ -54,28 +54,28 @@ def ingest(
     max_tokens: int,
     seed: int,
 ):
-    """Check, convert and split raw training data; set aside what cannot be used.
+    """Check, convert and split raw training data; set aside unusable rows.
 
     Args:
-        raw: A file or folder of JSONL, JSON, CSV or Parquet, perhaps compressed.
+        raw: A file or folder of JSONL, JSON, CSV or Parquet, may be compressed.
         base: The model whose tokenizer counts tokens.
         train: Examples to train on (JSONL).
         valid: Examples to steer by (JSONL).
         test: Examples to judge by (JSONL).
-        labels: The distinct labels (JSON list), empty where the data is no classification.
+        labels: The distinct labels (JSON list), empty if it is not classification.
         quarantine: Bad rows with file, line and reason (JSONL).
         preview: What was read, set aside and why, with rendered examples.
         page: The same for a browser, token by token.
-        receipt: What it took, and how many rows were read, kept and set aside.
-        format: How rows look; auto finds out.
-        columns: What columns mean, {"prompt": "question_text", "completion": "gold"}; empty to find out.
-        config: Which of several configurations in the folder; empty where there is one.
-        valid_share: Share carved out of train where the data has no valid file; at least two examples.
-        test_share: Share carved out of train where the data has no test file; at least two examples.
-        max_bad_share: Above this share of bad rows the data is refused.
-        fold_system: Put a system turn into the first question, for templates that have no such role.
+        receipt: Resources used, and numbers of rows read, kept and set aside.
+        format: Format of the rows; auto detects it.
+        columns: Meaning of columns, {"prompt": "question_text", "completion": "gold"}; empty to detect.
+        config: Which of several configurations in the folder; empty if there is one.
+        valid_share: Share split off train if the data has no valid file; at least two examples.
+        test_share: Share split off train if the data has no test file; at least two examples.
+        max_bad_share: The data is refused if the share of bad rows is higher.
+        fold_system: Move a system turn into the first question, for templates without it.
         max_tokens: Longer examples are set aside, longer plain texts cut into pieces.
-        seed: Of the carving.
+        seed: Seed of the split.
     """
     return container(
         "deepcuts.components.ingest.step",

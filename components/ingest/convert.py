@@ -1,4 +1,4 @@
-"""Rows as Examples with their lengths, in chunks over the cores: templates and tokenizers are slow."""
+"""Convert rows to Examples with lengths, in chunks over all cores, as templates and tokenizers are slow."""
 
 import os
 from collections import Counter
@@ -20,25 +20,25 @@ from deepcuts.components.training.render import Rendered, render_each, turns_of,
 
 CHUNK_ROWS = 500
 ALONE_ROWS = 2_000
-"""So many rows are converted before other processes are worth their start (0.1 s each)."""
+"""Rows to convert before other processes are started (0.1 s each)."""
 AHEAD = 4
-"""Chunks a worker that are read before the first is waited for."""
+"""Chunks per worker to read ahead."""
 
 
 class ExamplePart(NamedTuple):
-    """An Example as it is written, and how many of its tokens are learned."""
+    """An Example in its output form, and how many of its tokens are learned."""
 
     example: Example
     answer_tokens: int
 
 
 class Converted(NamedTuple):
-    """What became of one row."""
+    """Result of converting one row."""
 
     whole: Example
-    """What decides the split: parts of one text never lie in two."""
+    """Determines the split, so that parts of one text are never in two."""
     parts: list[ExamplePart]
-    """One, or pieces of a long text, or an Example a turn (``turns_of``)."""
+    """One, or the pieces of a long text, or one Example per turn (``turns_of``)."""
     changes: Counter[str]
 
 
@@ -54,7 +54,7 @@ class Converter(NamedTuple):
     max_tokens: int
 
     def chunk(self, rows: list[Numbered]) -> list[Converted | BadRow]:
-        """Convert the rows of a chunk, in order, tokenised together; a row that cannot be used says why."""
+        """Convert a chunk of rows, in order, tokenised together; an unusable row comes with the reason."""
         read = [self._read(position, row) for position, row in rows]
         wholes = [one.whole for one in read if isinstance(one, _Read)]
         rendered = iter(render_each(wholes, self.tokenizer))
@@ -73,7 +73,7 @@ class Converter(NamedTuple):
         return result
 
     def _read(self, position: int, row: Row | BadRow) -> "_Read | BadRow":
-        """Convert one row to an Example, not yet rendered."""
+        """Convert one row to an Example that is not rendered yet."""
         if isinstance(row, BadRow):
             return row
         changes: Counter[str] = Counter()
@@ -109,9 +109,9 @@ class Converter(NamedTuple):
         return [_part(part, _checked(one)) for part, one in zip(parts, found, strict=True)]
 
     def _cut(self, text: str) -> Iterator[str]:
-        """Yield a text in pieces of at most ``max_tokens``, first and end token included.
+        """Yield a text in pieces of at most ``max_tokens``, including first and end token.
 
-        A piece is cut at white space where there is some in its last fifth.
+        A piece is cut at white space if there is any in its last fifth.
         """
         room = max(1, self.max_tokens - 2)
         offsets = self.tokenizer(
@@ -121,17 +121,17 @@ class Converter(NamedTuple):
             return_offsets_mapping=True,
             verbose=False,
         )["offset_mapping"]
-        start = first = 0  # in characters, as a token may lie across a cut
+        start = first = 0  # in characters, as a token may cross a cut
         while start < len(text):
             first = next((i for i in range(first, len(offsets)) if offsets[i][1] > start), len(offsets))
-            # a character may be of many tokens
+            # a character may take several tokens
             least = next((i for i in range(first + 1, len(offsets)) if offsets[i][0] > start), len(offsets))
             end = min(max(least, first + room), len(offsets))
             while True:
                 stop = _at_space(text, start, offsets[end][0]) if end < len(offsets) else len(text)
                 piece = text[start:stop]
                 over = len(self.tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"]) - room
-                if over <= 0 or end <= least:  # cut elsewhere, a text may take more tokens than it had
+                if over <= 0 or end <= least:  # a piece cut elsewhere may have more tokens than before
                     break
                 end = max(least, end - over)
             if piece.strip():
@@ -140,7 +140,7 @@ class Converter(NamedTuple):
 
 
 def _at_space(text: str, start: int, stop: int) -> int:
-    """Return the last place behind white space in the last fifth before ``stop``, else ``stop``."""
+    """Return the last position after white space in the last fifth before ``stop``, else ``stop``."""
     for place in range(stop, max(start + 1, stop - (stop - start) // 5), -1):
         if text[place - 1].isspace():
             return place
@@ -168,13 +168,13 @@ def _part(example: Example, rendered: Rendered) -> ExamplePart:
 
 
 _converter: Converter
-"""In a worker: what the parent had when it was forked."""
+"""In a worker: the converter of the parent at the fork."""
 
 
 def converted(rows: Iterable[Numbered], converter: Converter) -> Iterator[Converted | BadRow]:
-    """Yield all rows, in order: the first here, then over as many processes as there are cores.
+    """Yield all rows converted, in order: the first ones here, the others in one process per core.
 
-    Only as many chunks are in memory as keep the workers busy, however many rows there are.
+    Only enough chunks to keep the workers busy are in memory at a time.
     """
     rows = iter(rows)
     yield from converter.chunk(list(islice(rows, ALONE_ROWS)))
@@ -195,9 +195,9 @@ def _spread(
     chunks: Iterator[list[Numbered]], converter: Converter, workers: int
 ) -> Iterator[Converted | BadRow]:
     global _converter
-    _converter = converter  # forked, not pickled: a tokenizer of 50,000 tokens takes seconds to build again
+    _converter = converter  # forked, not pickled: rebuilding a tokenizer of 50,000 tokens takes seconds
     os.environ["TOKENIZERS_PARALLELISM"] = (
-        "false"  # a process a core already; its threads do not survive a fork
+        "false"  # there is a process per core already, and its threads do not survive a fork
     )
     with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
         waiting: list[Future[list[Converted | BadRow]]] = []

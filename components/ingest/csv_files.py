@@ -1,4 +1,4 @@
-"""CSV in the dialects that spreadsheets and databases write."""
+"""Read CSV in the dialects that spreadsheets and databases write."""
 
 import csv
 import re
@@ -23,9 +23,9 @@ from deepcuts.components.ingest.rows import (
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 SNIFFED_LINES = 50
-csv.field_size_limit(MAX_ROW_BYTES)  # a setting of the whole process; its own, 131,072, is one long document
+csv.field_size_limit(MAX_ROW_BYTES)  # process-wide; the default, 131,072, is one long document
 ESCAPED_QUOTE = re.compile(r'(?<!\\)((?:\\\\)*)\\"')
-"""A quote behind an odd number of backslashes, as Spark and MySQL write one in a quoted field."""
+"""A quote after an odd number of backslashes, which Spark and MySQL write in quoted fields."""
 
 
 class Dialect(NamedTuple):
@@ -33,12 +33,12 @@ class Dialect(NamedTuple):
     skipped: int = 0
     """Lines before the header: ``sep=;``."""
     spaced: bool = False
-    """A space may stand between a delimiter and a quoted field."""
+    """There may be a space between a delimiter and a quoted field."""
     backslashes: bool = False
-    """Quotes in quoted fields stand behind a backslash, instead of twice."""
+    """Quotes in quoted fields are escaped by a backslash instead of doubled."""
 
     def words(self, suffix: str) -> str:
-        """Return what is unusual about it, in words; empty for plain CSV."""
+        """Describe what is unusual about the dialect; empty for plain CSV."""
         shown = DELIMITERS.get(self.delimiter, repr(self.delimiter))
         found = [] if self.delimiter == _usual(suffix) else [f"{shown} between fields"]
         found += ["spaces before quotes"] * self.spaced + ["backslashes before quotes"] * self.backslashes
@@ -46,7 +46,7 @@ class Dialect(NamedTuple):
 
 
 def rows(path: Path, encoding: Encoding, suffix: str) -> Iterator[Row | BadRow]:
-    """Read a header, then rows; a quoted field may hold line breaks. A line ``sep=;`` names a delimiter."""
+    """Yield the rows after the header; a quoted field may hold line breaks. ``sep=;`` sets a delimiter."""
     recent: deque[str] = deque(maxlen=1)
     dialect = detect(path, encoding, suffix)
     with encodings.opened(path, encoding) as file:
@@ -66,21 +66,21 @@ def rows(path: Path, encoding: Encoding, suffix: str) -> Iterator[Row | BadRow]:
                 fields = next(reader)
             except StopIteration:
                 return
-            except csv.Error as error:  # a quote that is never closed takes in lines: each of them is lost
+            except csv.Error as error:  # an unclosed quote swallows lines, all of which are lost
                 reason = f"not CSV: {error}"
                 end = reader.line_num + dialect.skipped
-                reason += f", in what a quote opens at line {start}" if end > start else ""
+                reason += f", in the quote opened at line {start}" if end > start else ""
                 yield from (bad(path, line, reason, recent[0]) for line in range(start, end + 1))
                 continue
-            if any(field.strip() for field in fields):  # spreadsheets write empty rows as delimiters alone
+            if any(field.strip() for field in fields):  # spreadsheets write empty rows as bare delimiters
                 yield _row(path, reader.line_num + dialect.skipped, header, fields, dialect.delimiter)
 
 
 def detect(path: Path, encoding: Encoding, suffix: str) -> Dialect:
-    """Return the dialect that splits most of the first lines alike, or has the delimiter that ``sep=`` names.
+    """Return the dialect that splits the first lines most evenly, or the one given by ``sep=``.
 
     Raises:
-        DataError: the first line names one column and all others have more fields.
+        DataError: the first line has one column and all others have more fields.
     """
     with encodings.opened(path, encoding) as file:
         texts = [text for _, text in zip(range(SNIFFED_LINES), _texts(file, deque(maxlen=1)), strict=False)]
@@ -105,8 +105,8 @@ def _check_header(path: Path, texts: list[str]) -> None:
         first, *others = [*_counts(texts, Dialect(delimiter)), 0]
         if first == 1 and len(others) > 1 and min(others[:-1]) > 1:
             raise DataError(
-                f"{path}:1: the first line names one column, those below have {others[0]} fields: remove "
-                "what stands above the names of the columns, or quote what holds a delimiter"
+                f"{path}:1: the first line has one column, those below have {others[0]} fields: remove "
+                "the lines above the column names, or quote fields that contain a delimiter"
             )
 
 
@@ -115,12 +115,12 @@ def _usual(suffix: str) -> str:
 
 
 def _doubled(texts: Iterator[str], dialect: Dialect) -> Iterator[str]:
-    """Yield lines with quotes in quoted fields twice, as ``csv`` reads them."""
+    """Yield lines with quotes in quoted fields doubled, as ``csv`` reads them."""
     return (ESCAPED_QUOTE.sub(r'\1""', text) for text in texts) if dialect.backslashes else texts
 
 
 def _records(texts: list[str], dialect: Dialect) -> Iterator[list[str]]:
-    """Yield the records of the first lines; none for one that is broken, as where they end in a quote."""
+    """Yield the records of the first lines, except broken ones, such as an unclosed quote at the end."""
     reader = csv.reader(
         _doubled(iter(texts), dialect),
         delimiter=dialect.delimiter,
@@ -142,7 +142,7 @@ def _counts(texts: list[str], dialect: Dialect) -> list[int]:
 
 
 def _alike(counts: list[int]) -> float:
-    """Share of records with as many fields as the header; 0 where that has one field."""
+    """Return the share of records with as many fields as the header; 0 if the header has one field."""
     if not counts or counts[0] < 2:
         return 0.0
     return sum(count == counts[0] for count in counts) / len(counts)
@@ -150,10 +150,10 @@ def _alike(counts: list[int]) -> float:
 
 def _row(path: Path, line: int, header: list[str], fields: list[str], delimiter: str) -> Row | BadRow:
     text = delimiter.join(fields)
-    if not any(fields[len(header) :]):  # a delimiter at the end of every line but the header's
+    if not any(fields[len(header) :]):  # a delimiter at the end of every line except the header
         fields = fields[: len(header)]
     if len(fields) != len(header):
-        reason = f"{len(fields)} fields where the header has {len(header)}: quote what holds a delimiter"
+        reason = f"{len(fields)} fields, but the header has {len(header)}: quote fields with a delimiter"
         return bad(path, line, reason, text)
     if not _is_utf8(text):
         return bad(path, line, NOT_UTF8, text)
@@ -173,7 +173,7 @@ def _header(reader: Iterator[list[str]], path: Path) -> list[str]:
 
 
 def _texts(file: BinaryIO, recent: deque[str]) -> Iterator[str]:
-    """Yield the lines of ``file``; ``recent`` holds the last one, for the report of a bad row."""
+    """Yield the lines of ``file``; ``recent`` keeps the last one for the report of a bad row."""
     for _, line in lines(file):
         recent.append(line.decode(errors="surrogateescape"))
         yield recent[0]
@@ -181,7 +181,7 @@ def _texts(file: BinaryIO, recent: deque[str]) -> Iterator[str]:
 
 def _is_utf8(text: str) -> bool:
     try:
-        text.encode()  # fails on what surrogateescape makes of bad bytes
+        text.encode()  # fails on bad bytes that surrogateescape let pass
     except UnicodeEncodeError:
         return False
     return True

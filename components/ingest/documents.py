@@ -1,4 +1,4 @@
-"""JSON documents read piece by piece: a list of a million rows takes the memory of one row."""
+"""Read JSON documents in pieces: a list of a million rows takes the memory of one row."""
 
 import re
 from collections.abc import Iterator
@@ -10,24 +10,24 @@ from deepcuts.components.ingest.encodings import BYTE_ORDER_MARK
 from deepcuts.components.ingest.rows import MAX_ROW_BYTES, decode
 
 TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|"|[][{},]', re.DOTALL)
-"""A string, the start of one that is longer than the piece at hand, or what divides values."""
+"""A string, the start of a string longer than the buffer, or punctuation."""
 ROWS = re.compile(rb"\s*\[\s*[{\]]")
 PIECE_BYTES = 1 << 18
 LONGEST_STRING = 64 << 20
-"""A longer one is a quotation mark that nothing closes."""
+"""A longer string is an unclosed quotation mark."""
 WHOLE_BYTES = 256 << 20
-"""Of a document that has to be held whole, as a table by columns has."""
+"""Limit for a document that must be in memory whole, such as a table by columns."""
 
 
 class TooLarge(DataError):
-    """A document that cannot be read piece by piece, above ``WHOLE_BYTES``."""
+    """A document above ``WHOLE_BYTES`` that cannot be read in pieces."""
 
 
 class Document:
-    """A JSON document; only its brackets and strings are looked at here, values are decoded by their readers.
+    """A JSON document; only brackets and strings are parsed here, readers decode the values.
 
     Raises:
-        DataError: brackets or strings do not close, or something is missing between them.
+        DataError: brackets or strings are not closed, or something is missing between them.
     """
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
@@ -35,10 +35,10 @@ class Document:
         self._buffer, self._place = file.read(PIECE_BYTES).removeprefix(BYTE_ORDER_MARK), 0
         self._list = self._buffer.lstrip()[:1] == b"["
         self._key_at = -1
-        """Where the value of the last key begins, until it is read."""
+        """Start of the last key's value, until it is read."""
 
     def peek(self) -> bytes:
-        """Return the next byte that is no white space; empty at the end."""
+        """Return the next byte other than white space; empty at the end."""
         while True:
             rest = self._buffer[self._place : self._place + 1]
             if rest and not rest.isspace():
@@ -49,7 +49,7 @@ class Document:
                 return b""
 
     def value(self, most: int = MAX_ROW_BYTES) -> bytes:
-        """Return the next value, not decoded; one above ``most`` bytes is cut one byte behind that."""
+        """Return the next value, undecoded; one above ``most`` bytes is cut one byte after that."""
         if self.peek() in (b"", b",", b"]", b"}"):
             raise self.broken("a value is missing")
         kept, depth = b"", 0
@@ -63,7 +63,7 @@ class Document:
                 raise self.broken("it ends too early")
 
     def elements(self) -> Iterator[bytes]:
-        """Return the values of the list that comes next."""
+        """Yield the values of the list that comes next."""
         self._take(b"[")
         if self.peek() != b"]":
             yield self.value()
@@ -73,7 +73,7 @@ class Document:
         self._take(b"]")
 
     def members(self) -> Iterator[str]:
-        """Yield the keys of the object that comes next; a value that nobody reads is passed over."""
+        """Yield the keys of the object that comes next; values the caller does not read are skipped."""
         self._take(b"{")
         while self.peek() != b"}":
             key = self._key()
@@ -86,19 +86,19 @@ class Document:
         self._take(b"}")
 
     def begins_rows(self) -> bool:
-        """Return whether the next value is a list of objects, or empty."""
+        """Tell whether the next value is a list of objects, or empty."""
         while not (found := ROWS.match(self._buffer, self._place)):
             if self._buffer[self._place :].strip() not in (b"", b"[") or not self._more():
                 return False
         return found is not None
 
     def end(self) -> None:
-        """Raise DataError unless nothing follows."""
+        """Raise DataError if anything follows."""
         if self.peek():
             raise self.broken("something follows its end")
 
     def broken(self, why: str) -> DataError:
-        """Return the error that says ``why``."""
+        """Return an error with the reason ``why``."""
         kind = "list" if self._list else "object"
         return DataError(f"{self._path}: not a JSON {kind} ({why}): correct it, or save it as JSON Lines")
 
@@ -115,7 +115,7 @@ class Document:
         return str(decode(found[0]))
 
     def _scanned(self, depth: int) -> tuple[int, int, bool]:
-        """Return (how far the buffer was scanned, depth there, whether the value ends there)."""
+        """Return (end of the scanned part of the buffer, depth there, whether the value ends there)."""
         for token in TOKEN.finditer(self._buffer, self._place):
             mark = token[0]
             if mark in (b"[", b"{"):
@@ -136,7 +136,7 @@ class Document:
         self._place += 1
 
     def _more(self) -> bool:
-        """Read on, as much again as is left over: a long string is looked at a few times, not a thousand."""
+        """Read more, at least as much as is buffered, so that a long string is scanned only a few times."""
         left = self._buffer[self._place :]
         piece = self._file.read(max(PIECE_BYTES, len(left)))
         self._key_at -= self._place
@@ -145,7 +145,7 @@ class Document:
 
 
 def whole(path: Path, file: BinaryIO) -> object:
-    """Return the document decoded, if it is no larger than ``WHOLE_BYTES``.
+    """Decode a document of at most ``WHOLE_BYTES``.
 
     Raises:
         DataError: it is larger, or not JSON.
@@ -153,7 +153,7 @@ def whole(path: Path, file: BinaryIO) -> object:
     data = file.read(WHOLE_BYTES + 1)
     if len(data) > WHOLE_BYTES:
         raise TooLarge(
-            f"{path}: a JSON document that is no list of rows has to be held in memory, and is above "
-            f"{WHOLE_BYTES >> 20} MB: save it as JSON Lines, a row a line"
+            f"{path}: a JSON document that is not a list of rows must be held in memory, and it is above "
+            f"{WHOLE_BYTES >> 20} MB: save it as JSON Lines, one row per line"
         )
     return decode(data.removeprefix(BYTE_ORDER_MARK))

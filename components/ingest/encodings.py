@@ -1,4 +1,4 @@
-"""Bytes of a raw file as UTF-8: decompressed, and recoded where its encoding is certain."""
+"""Read raw files as UTF-8: decompress them, and recode them if the encoding is certain."""
 
 import codecs
 import gzip
@@ -16,25 +16,25 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 HEAD_BYTES = 65_536
 GZIP, ZSTD, ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04"
 MARKS = "‘’“”«»–—…•€°§©®™ \u00a0"
-"""Typographic marks that mean one byte in all Windows code pages of Europe."""
+"""Typographic marks with the same byte in all European Windows code pages."""
 SHARED = "äöüßéáíóúçâîôëÄÖÜÉÁÍÓÚÇÂÎÔË"
-"""Letters that cp1250, cp1252 and cp1254 write with the same byte."""
+"""Letters with the same byte in cp1250, cp1252 and cp1254."""
 ALPHABETS = ("àâæçèéêëîïôœùûüÿ", "áéíóúüñ¡¿ªº", "àèéìíîòóùú", "ãõáâàçéêíóôúüªº", "åäöæøéü", "äöüßé„")
-"""French, Spanish, Italian, Portuguese, Nordic, German: no text of another code page stays inside one."""
+"""French, Spanish, Italian, Portuguese, Nordic, German; no other code page's text fits any of them."""
 ENOUGH_LETTERS = 12
 QUOTED = re.compile('"[^"]*"')
-"""Line feeds within a cell, where lines end with carriage returns."""
+"""Line feeds within a cell, in files whose lines end with carriage returns."""
 
 
 class Encoding(NamedTuple):
     name: str
-    """For ``bytes.decode``; utf-8 also where lines of it are not."""
+    """For ``bytes.decode``; utf-8 even if some lines are not."""
     cr_only: bool = False
-    """Lines end with a carriage return alone, as on old Macs."""
+    """Lines end with a bare carriage return, as on old Macs."""
 
 
 def opened(path: Path, encoding: Encoding) -> BinaryIO:
-    """Return the file's bytes, decompressed, as UTF-8; a broken archive raises DataError on reading."""
+    """Open the file, decompressed, as UTF-8; a broken archive raises DataError on reading."""
     raw = _decompressed(path)
     if encoding.name == "utf-8" and not encoding.cr_only:
         return raw
@@ -48,9 +48,9 @@ def head(path: Path) -> bytes:
 
 
 def detect(path: Path) -> Encoding:
-    """Detect UTF-8, UTF-16 by its mark or its zero bytes, or cp1252 if nothing else is possible; else utf-8.
+    """Detect UTF-8, UTF-16 (by its mark or zero bytes), or cp1252 if nothing else is possible.
 
-    A file that is neither is read as UTF-8, and its bad lines are named.
+    Any other file is read as UTF-8, and its bad lines are reported.
     """
     start = head(path)
     utf16 = _utf16(start)
@@ -75,7 +75,7 @@ def _decompressed(path: Path) -> BinaryIO:
 
 
 def _zstd(path: Path) -> Callable[[int], bytes]:
-    import pyarrow  # of an extra: the command checks local data before it runs anything, and may be without
+    import pyarrow  # from an extra: the command also checks local data, and may not have it
 
     stream = pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd")
 
@@ -89,7 +89,7 @@ def _zstd(path: Path) -> Callable[[int], bytes]:
 
 
 class _Guarded(io.BufferedReader):
-    """A decompressing stream that names the file when the archive is broken, or unpacks to too much."""
+    """A decompressing stream that names the file if the archive is broken or unpacks to too much."""
 
     def __init__(self, path: Path, read: Callable[[int], bytes]) -> None:
         super().__init__(_Raw(path, read), HEAD_BYTES)
@@ -113,7 +113,7 @@ class _Raw(io.RawIOBase):
 
 
 class _Recoded(io.RawIOBase):
-    """Another encoding, or other line ends, as UTF-8 with line feeds."""
+    """Recodes another encoding or other line ends to UTF-8 with line feeds."""
 
     def __init__(self, raw: BinaryIO, encoding: Encoding) -> None:
         self._raw, self._encoding = raw, encoding
@@ -145,12 +145,12 @@ class _Recoded(io.RawIOBase):
 
 
 def _utf16(start: bytes) -> str:
-    """Detect UTF-16 or UTF-32 by its mark, UTF-16 by zeros in every second byte at first, too; else empty."""
+    """Detect UTF-16 or UTF-32 by its mark, or UTF-16 by zeros in every second byte; empty if neither."""
     if start.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
         return "utf-32"
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16"
-    if len(start) >= 8:  # the rest may be of any script
+    if len(start) >= 8:  # the rest may be in any script
         for name, zeros, letters in (("le", start[1:8:2], start[:8:2]), ("be", start[:8:2], start[1:8:2])):
             if not any(zeros) and all(letters):
                 return f"utf-16-{name}"
@@ -162,7 +162,7 @@ def _utf16(start: bytes) -> str:
 
 
 def _high_bytes(path: Path) -> bytes:
-    """Return the neighbourhoods of bytes above ASCII in a file that is not UTF-8; empty in one that is."""
+    """Return the surroundings of non-ASCII bytes in a file that is not UTF-8; empty if it is."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     with _decompressed(path) as file:
         try:
@@ -177,7 +177,7 @@ def _high_bytes(path: Path) -> bytes:
         while (line := file.readline(1 << 20)) and size < 1 << 20:
             if not line.isascii():
                 if re.search(rb"[\xc3-\xf4][\x80-\xbf]", line) and _decodes(line):
-                    return b""  # UTF-8 elsewhere: the other lines are damaged, not of another encoding
+                    return b""  # UTF-8 elsewhere, so the other lines are damaged, not in another encoding
                 found.append(line)
                 size += len(line)
     return b"\n".join(found)
@@ -192,12 +192,12 @@ def _decodes(line: bytes) -> bool:
 
 
 def _is_cp1252(text: bytes) -> bool:
-    """Return whether every byte above ASCII can only be cp1252, or is the same in all code pages."""
+    """Tell whether every non-ASCII byte can only be cp1252, or is the same in all code pages."""
     try:
         decoded = text.decode("cp1252")
     except UnicodeDecodeError:
         return False
-    if re.search(r"[^\W\d_][„…]\w|[^\x00-\x7f\s]{4}", decoded):  # cp850's ä; words of another script
+    if re.search(r"[^\W\d_][„…]\w|[^\x00-\x7f\s]{4}", decoded):  # cp850's ä, or words in another script
         return False
     high = {letter for letter in decoded if ord(letter) > 127} - set(MARKS)
     if high <= set(SHARED):

@@ -1,4 +1,4 @@
-"""The formats that training data comes in: found by their columns, a row in, an Example out."""
+"""Detect the format of training data by its columns, and convert rows to Examples."""
 
 import hashlib
 from collections import Counter
@@ -16,28 +16,28 @@ from deepcuts.components.ingest.rows import Cells
 from deepcuts.components.ingest.shapes import LABELS, RawTurns, first
 
 SOURCES = ("source", "intent", "category", "dataset")
-"""Keys that say where a row comes from, the likeliest first."""
+"""Keys for the origin of a row, likeliest first."""
 META = {
     *("id", "idx", "index", "uuid", "source", "dataset", "url", "timestamp", "date", "meta", "metadata"),
     *("title", "lang", "language", "language_score", "token_count", "file_path", "dump", "score", "license"),
 }
-"""Columns next to ``text`` that make it no table of classes."""
+"""Columns next to ``text`` that show it is not a table of classes."""
 NOT_TEXT = ("images", "image", "videos", "video", "audios", "audio")
-"""Columns of what cannot be trained here."""
+"""Columns with content that cannot be trained here."""
 ALWAYS = ("id", *SOURCES, "form", *NOT_TEXT)
-"""Read in every format."""
+"""Columns read in every format."""
 
 
 EMPTY: tuple[object, ...] = (None, "", [], {})
-"""Cells that say nothing, so that nobody misses them; 0 and false do say something."""
+"""Empty cells, which may be left out unnoticed; 0 and false are not empty."""
 
 
 class Format(NamedTuple):
     keys: tuple[tuple[str, ...], ...]
-    """What a row must have: one of each group."""
+    """Columns a row must have: one of each group."""
     turns: Callable[[Cells], RawTurns]
     more: tuple[tuple[str, ...], ...] = ()
-    """What else is used: of each group the first that is not empty."""
+    """Other columns used: the first of each group that is not empty."""
 
 
 SYSTEM, TOOLS = shapes.SYSTEM, ("tools", "functions")
@@ -64,20 +64,20 @@ FORMATS = {
     "text_label": Format((("text",), LABELS), shapes.text_label, (SYSTEM, TOOLS)),
     "text": Format((("text",),), shapes.plain_text),
 }
-"""In the order of detection: the more telling keys first."""
+"""In the order of detection: more specific columns first."""
 COLUMNS = {
     *ALWAYS,
     *(key for form in FORMATS.values() for group in (*form.keys, *form.more) for key in group),
 }
-"""All columns that some format reads."""
+"""All columns that any format reads."""
 
 
 def choose(flag: str, rows: Iterable[Cells]) -> str:
-    """Return the format named by ``flag``, or the one of ``rows`` where it is ``auto``.
+    """Return the format named by ``flag``, or detect it from ``rows`` if that is ``auto``.
 
     Raises:
-        ValueError: no such format.
-        DataError: ``auto``, and the rows do not say what to train on.
+        ValueError: there is no such format.
+        DataError: ``flag`` is ``auto``, and the rows do not show what to train on.
     """
     if flag == "auto":
         return detect(rows)
@@ -89,7 +89,7 @@ def choose(flag: str, rows: Iterable[Cells]) -> str:
 
 
 def check_mapping(flag: str, columns: Mapping[str, str]) -> None:
-    """Raise ValueError when ``columns`` map to nothing that the format named by ``flag`` reads."""
+    """Raise ValueError if ``columns`` map to nothing that the format named by ``flag`` reads."""
     if not columns or flag not in FORMATS:
         return
     given = {*columns, *({"text"} if {"prompt", "label"} <= columns.keys() else ())}
@@ -101,17 +101,17 @@ def check_mapping(flag: str, columns: Mapping[str, str]) -> None:
 
 
 def detect(rows: Iterable[Cells]) -> str:
-    """Return the format that most ``rows`` have; where there is no row, any will do.
+    """Return the format of most ``rows``; any format if there are no rows.
 
     Raises:
-        DataError: none has a known one, or what to learn is the user's choice: columns and values are shown.
+        DataError: no format is known, or the user must choose what to learn; shows columns and values.
     """
     rows = list(rows)
     if rows and all(
         isinstance(row.get("label"), bool) and has_keys(row, "prompt_completion") for row in rows
     ):
         raise DataError(
-            "prompt, completion and a label of true or false: completions that were judged, which this "
+            "prompt, completion and a label of true or false are judged completions, which this "
             "pipeline does not train as such: keep those labelled true, or set format: prompt_completion to "
             "train on all of them"
         )
@@ -119,8 +119,8 @@ def detect(rows: Iterable[Cells]) -> str:
     best = max(votes, key=lambda name: votes[name])
     if best == "preference" and votes[best]:
         raise DataError(
-            "chosen and rejected: preference pairs, which this pipeline does not train as pairs: set format: "
-            "preference to train on the chosen answers alone"
+            "chosen and rejected are preference pairs, which are not trained as pairs here: set format: "
+            "preference to train only on the chosen answers"
         )
     if votes[best] and not (best == "text" and (others := _other_columns(rows))):
         return best
@@ -128,35 +128,35 @@ def detect(rows: Iterable[Cells]) -> str:
         return "messages"
     if votes[best]:
         raise DataError(
-            f"there is more than text ({', '.join(others)}): set format: text to train on the text alone, or "
+            f"there is more than text ({', '.join(others)}): set format: text to train only on the text, or "
             f"say which column is the class:\n  columns: {{text: text, label: {others[0]}}}\n{shown(rows)}"
         )
     known = "; ".join(f"{name}: {needs(form.keys)}" for name, form in FORMATS.items())
     keys = ", ".join(sorted({str(key)[:40] for row in rows for key in row})[:20]) or "none"
     raise DataError(
-        f"no known format, the keys are {keys}: rename them to those of one format ({known}), or say which "
-        f"is what:\n  columns: {mapping_for(rows)}\n{shown(rows)}"
+        f"unknown format, the keys are {keys}: rename them to those of one format ({known}), or map "
+        f"them:\n  columns: {mapping_for(rows)}\n{shown(rows)}"
     )
 
 
 def has_keys(row: Cells, name: str) -> bool:
-    """Return whether a row has what format ``name`` needs."""
+    """Tell whether a row has the columns that format ``name`` needs."""
     return all(any(key in row for key in group) for group in FORMATS[name].keys)
 
 
 def needed(rows: Iterable[Cells], name: str) -> list[str]:
-    """Return the columns that make ``rows`` of format ``name``, as the first such row calls them."""
+    """Return the columns by which ``rows`` are of format ``name``, as named in the first such row."""
     row: Cells = next((row for row in rows if has_keys(row, name)), {})
     return [first(row, group) or group[0] for group in FORMATS[name].keys]
 
 
 def convert(row: Cells, name: str, position: int, changes: Counter[str] | None = None) -> Example:
-    """Return ``row`` of format ``name`` as an Example; its id is the row's, else of content and ``position``.
+    """Convert ``row`` of format ``name`` to an Example; the id is the row's, or of content and ``position``.
 
-    ``changes`` counts repairs and what of the row is not used.
+    ``changes`` counts repairs and unused parts of rows.
 
     Raises:
-        DataError: the row is not such an Example; the message is the reason.
+        DataError: the row cannot be converted; the message is the reason.
     """
     changes = Counter() if changes is None else changes
     if not has_keys(row, name):
@@ -164,7 +164,7 @@ def convert(row: Cells, name: str, position: int, changes: Counter[str] | None =
     if held := next((key for key in NOT_TEXT if row.get(key)), ""):
         raise DataError(f"the row has {held}: only text is trained, drop the row, or map its text by columns")
     form = "text" if name == "text" else None
-    if name == "messages" and row.get("form") in ("text", "passage"):  # Examples of our own
+    if name == "messages" and row.get("form") in ("text", "passage"):  # our own Examples
         form = str(row["form"])
     taken = FORMATS[name].turns(row)
     checked = _plain(taken) if form else turns.conversation(taken, changes)
@@ -180,7 +180,7 @@ def convert(row: Cells, name: str, position: int, changes: Counter[str] | None =
     used = {"id", "form", *sources[:1], *(first(row, group) for group in FORMATS[name].keys)}
     used |= {next((k for k in group if row.get(k) not in EMPTY), "") for group in FORMATS[name].more}
     used -= {"rejected", "" if labelled else "label"}
-    for key in sorted(row.keys() - used):  # a set's order differs from process to process
+    for key in sorted(row.keys() - used):  # sorted, as a set's order differs between processes
         if row[key] not in EMPTY:
             changes[f"column {key[:40]!r}, not used"] += 1
     return Example(
@@ -194,12 +194,12 @@ def convert(row: Cells, name: str, position: int, changes: Counter[str] | None =
 
 
 def _chosen(row: Cells, name: str) -> bool:
-    """Return whether the answer is one of a row's choices, not an answer of its own."""
+    """Tell whether the answer is one of the row's choices."""
     return name == "multiple_choice" and row[first(row, choices.CHOICES)] not in EMPTY
 
 
 def _other_columns(rows: list[Cells]) -> list[str]:
-    """Return the columns next to ``text`` that may be meant as its class."""
+    """Return the columns next to ``text`` that could be its class."""
     return sorted({key for row in rows for key in row if key != "text" and key not in META})
 
 

@@ -1,4 +1,4 @@
-"""Files of a data set: which split and configuration each belongs to, by their names."""
+"""Assign the files of a data set to splits and configurations by name."""
 
 import re
 from collections import defaultdict
@@ -28,17 +28,17 @@ SPLITS = {
     "testing": "test",
 }
 SHARD = r"([-_.]\d+)?([-_.]of[-_.]\d+)?([-_.][0-9a-f]{16,40})?"
-"""What follows a split's name in a shard: ``-00000-of-00002-b42a775f407cee45``."""
+"""Suffix of a split's name in a shard: ``-00000-of-00002-b42a775f407cee45``."""
 NAMED = re.compile(rf"(?P<split>{'|'.join(SPLITS)})([-_.](?P<variant>[a-z][a-z0-9]*?))?{SHARD}")
 PREFIXED = re.compile(rf"(?P<prefix>[^/]+?)[-_.](?P<split>{'|'.join(SPLITS)})(?P<variant>){SHARD}")
-"""``gsm8k_train``: what stands before the split's name is the configuration."""
+"""``gsm8k_train``: the part before the split's name is the configuration."""
 OF = re.compile(r"(\d+)[-_.]of[-_.](\d+)")
 TOP = "."
-"""The configuration of files that lie in no folder of their own."""
+"""The configuration of files that are not in a subfolder."""
 
 
 class SourceFile(NamedTuple):
-    """A file, or one split of a JSON file that holds several."""
+    """A file, or one split of a JSON file with several."""
 
     path: Path
     part: str = ""
@@ -47,9 +47,9 @@ class SourceFile(NamedTuple):
 
 class SourceFiles(NamedTuple):
     splits: dict[str, list[SourceFile]]
-    """Files of each split that is there; a single file is ``train``."""
+    """Files of each existing split; a single file is ``train``."""
     skipped: list[str]
-    """Other files next to them, not read."""
+    """Other files, which are not read."""
 
 
 class _Placed(NamedTuple):
@@ -61,12 +61,12 @@ class _Placed(NamedTuple):
 def find(raw: Path, config: str = "") -> SourceFiles:
     """Find the files of a data set: ``train.csv``, shards, ``default/train/0000.parquet``, Spark's parts.
 
-    Files may be compressed (.gz, .zst). ``config`` picks one of several configurations: a folder that holds
-    splits, or what follows the split's name (``sft`` of ``train_sft``).
+    Files may be compressed (.gz, .zst). ``config`` selects one of several configurations: a folder with
+    splits, or the part after the split's name (``sft`` in ``train_sft``).
 
     Raises:
-        FileNotFoundError: it does not exist.
-        DataError: no train split, one split in two formats, or several configurations and none named.
+        FileNotFoundError: ``raw`` does not exist.
+        DataError: there is no train split, a split has two formats, or there are several configurations.
     """
     if not raw.exists():
         raise FileNotFoundError(f"{raw} does not exist: check the path, or run the step that makes it")
@@ -74,7 +74,7 @@ def find(raw: Path, config: str = "") -> SourceFiles:
         if config:
             raise DataError(f"config {config!r}: {raw} is one file: leave config out, or give the folder")
         if not data_suffix(raw.name) and (fix := advice(raw.name)):
-            raise DataError(f"{raw}: not a format that is read: {fix}")
+            raise DataError(f"{raw}: this format cannot be read: {fix}")
         return SourceFiles({"train": [SourceFile(raw)]}, [])
     names = sorted(path.relative_to(raw).as_posix() for path in raw.rglob("*") if path.is_file())
     chosen = _configured(str(raw), _placed(names), config)
@@ -88,16 +88,16 @@ def find(raw: Path, config: str = "") -> SourceFiles:
     for split, sources in splits.items():
         if len({source.path.suffix for source in sources}) > 1:
             files = ", ".join(source.path.name for source in sources)
-            raise DataError(f"{raw}: {split} is there as {files}: keep one format")
+            raise DataError(f"{raw}: {split} exists as {files}: keep one format")
         _check_whole(raw, [source.path.relative_to(raw).as_posix() for source in sources])
     return SourceFiles(dict(splits), skipped)
 
 
 def of_configuration(where: str, names: list[str], config: str) -> list[str]:
-    """Return those of ``names`` that ``find`` would read, or all of them if no name tells a split.
+    """Return those of ``names`` that ``find`` would read, or all of them if no name contains a split.
 
     Raises:
-        DataError: there are several configurations and none is named, or not this one.
+        DataError: there are several configurations and none is named, or the named one does not exist.
     """
     placed = _placed(names)
     return [file.name for file in _configured(where, placed, config)] if placed and len(names) > 1 else names
@@ -115,7 +115,7 @@ def _placed(names: list[str]) -> list[_Placed]:
 
 
 def _place(name: str, pattern: re.Pattern[str]) -> _Placed | None:
-    """Split and configuration by the file's name, else by the nearest folder that is named as a split."""
+    """Return split and configuration by the file's name, else by the nearest folder named like a split."""
     path = PurePosixPath(name)
     folders = [folder for folder in path.parts[:-1] if folder.lower() != "data"]
     if found := pattern.fullmatch(data_stem(path.name)):
@@ -131,13 +131,13 @@ def _place(name: str, pattern: re.Pattern[str]) -> _Placed | None:
 
 
 def _fix(names: list[str]) -> str:
-    """Return what to do where no file is of the train split."""
+    """Return what to do if no file is of the train split."""
     if partitions := sorted(
         {part for name in names for part in PurePosixPath(name).parts[:-1] if "=" in part}
     ):
         return (
             f"it is a table in partitions ({', '.join(partitions[:3])}), whose values are in no row: write "
-            "it without them, or give the folder of one"
+            "it without partitions, or give the folder of one"
         )
     data = [name for name in names if not is_sidecar(name)]
     fixes = dict.fromkeys(filter(None, map(advice, data)))
@@ -150,7 +150,7 @@ def _fix(names: list[str]) -> str:
 
 
 def _check_whole(raw: Path, names: list[str]) -> None:
-    """Raise DataError where shards ``-00000-of-00003`` are not all there: rows would be lost in silence."""
+    """Raise DataError if some shards ``-00000-of-00003`` are missing: rows would be lost silently."""
     shards = defaultdict(set)
     for name in names:
         if found := OF.search(name):
@@ -158,8 +158,8 @@ def _check_whole(raw: Path, names: list[str]) -> None:
     for (stem, total), numbers in shards.items():
         if len(numbers) < total:
             raise DataError(
-                f"{raw}: {stem}* has {len(numbers)} of {total} shards: fetch the others, or rename those "
-                "that are to do without"
+                f"{raw}: {stem}* has {len(numbers)} of {total} shards: fetch the others, or rename these "
+                "to use them alone"
             )
 
 
@@ -177,7 +177,7 @@ def _spark(names: Iterable[str]) -> bool:
 
 
 def _configured(where: str, placed: list[_Placed], config: str) -> list[_Placed]:
-    """Return the files of the configuration named, or of the only one; what has no train split is none."""
+    """Return the files of the named or only configuration; a configuration must have a train split."""
     known = sorted({file.config for file in placed if file.split == "train"})
     if config:
         if config not in known:
@@ -185,7 +185,7 @@ def _configured(where: str, placed: list[_Placed], config: str) -> list[_Placed]
         return [file for file in placed if file.config == config]
     if len(known) > 1:
         raise DataError(
-            f"{where} holds several configurations, which are different data: {', '.join(known)}: name one, "
+            f"{where} has several configurations, which are different data: {', '.join(known)}: name one, "
             f"config: {known[0]}"
         )
     return [file for file in placed if file.config in known]

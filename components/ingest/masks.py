@@ -1,4 +1,4 @@
-"""Which turns are learned, by what other tools call it: weight 0, loss false, train false, masked true."""
+"""Read which turns are learned, in other tools' terms: weight 0, loss false, train false, masked true."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -8,23 +8,23 @@ from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.examples import Role
 
 LEARNED = ("weight", "loss", "loss_weight", "loss_scale", "train", "training", "train_on_turn", "trainable")
-"""Keys of a turn that tools use for whether it is learned: 1 or true, 0 or false."""
+"""Keys that tools use to mark a turn as learned: 1 or true, 0 or false."""
 MASKED = ("masked", "ignore_loss")
-"""The same the other way round."""
+"""The same with the opposite meaning."""
 UNCLEAR = {
     "mask": "1 masks the turn in some tools and learns it in others",
     "loss_mask": "1 masks the turn in some tools and learns it in others",
     "train_detail": "parts of a turn cannot be masked",
 }
-"""Keys that are refused, with the reason: guessed wrongly, a turn would be learned that must not be."""
+"""Keys that are refused, with the reason: a wrong guess could train on a turn that must not be learned."""
 SWITCH = {"1": 1, "1.0": 1, "true": 1, "yes": 1, "0": 0, "0.0": 0, "false": 0, "no": 0}
 
 
 def weight(turn: Mapping[str, Any], role: Role, changes: Counter[str]) -> Literal[0, 1]:
-    """Return 0 where a key of ``LEARNED`` or ``MASKED`` masks an assistant's turn, else 1.
+    """Return 0 if a key of ``LEARNED`` or ``MASKED`` masks an assistant turn, else 1.
 
     Raises:
-        DataError: a value that is neither, keys that contradict one another, one of ``UNCLEAR``.
+        DataError: a value is invalid, keys contradict each other, or a key is one of ``UNCLEAR``.
     """
     said = {key: turn[key] for key in (*LEARNED, *MASKED, *UNCLEAR) if not _is_absent(turn.get(key))}
     if role != "assistant":
@@ -46,7 +46,7 @@ def weight(turn: Mapping[str, Any], role: Role, changes: Counter[str]) -> Litera
         found[key] = 0 if (switch == 0) != (key in MASKED) else 1
     if len(set(found.values())) > 1:
         both = ", ".join(f"{key} {str(said[key])[:20]}" for key in found)
-        raise DataError(f"{both} contradict one another: keep the one that is meant")
+        raise DataError(f"{both} contradict each other: keep the right one")
     masking = next((key for key, learned in found.items() if not learned), "")
     if masking:
         changes[f"assistant turns masked by {masking}, context only"] += 1
@@ -54,5 +54,5 @@ def weight(turn: Mapping[str, Any], role: Role, changes: Counter[str]) -> Litera
 
 
 def _is_absent(value: object) -> bool:
-    """Return whether a cell says nothing: null, or the NaN that pandas puts there."""
+    """Tell whether a cell is empty: null, or pandas' NaN."""
     return value is None or value == "" or value != value

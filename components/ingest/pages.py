@@ -1,4 +1,4 @@
-"""The preview that people read: what was taken, what was not, and what is learned, token by token."""
+"""Write the preview for people: what was read, what was not, and what is learned, token by token."""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -14,11 +14,11 @@ from deepcuts.components.training.render import Rendered, render
 
 BINS, BAR = 10, 40
 ENDS = 300
-"""Tokens shown of the beginning and of the end of a longer example: five of them fit into 300 kB of HTML."""
+"""Tokens shown at each end of a longer example, so that five examples fit into 300 kB of HTML."""
 CHARACTER_TOKENS = 4
-"""At most, in UTF-8."""
+"""Maximum size in UTF-8."""
 MARKS = str.maketrans({"⟦": "[", "⟧": "]", "│": "|"})
-"""Of the data's own text, where these mark what is learned and divide tokens."""
+"""Replacements in the data's text for the marks of learned text and token borders."""
 STYLE = (
     ":root{color-scheme:light dark;--paper:#fff;--ink:#1c1e21;--soft:#f2f2f2;--line:#ccc;--mark:#b7e4c7;"
     "--bar:#2c6fbb}@media(prefers-color-scheme:dark){:root{--paper:#141619;--ink:#e9e7e2;--soft:#23272c;"
@@ -35,7 +35,7 @@ STYLE = (
 
 
 class Shown(NamedTuple):
-    """What a page is made of."""
+    """Content of a page."""
 
     tally: Tally
     max_tokens: int
@@ -52,7 +52,7 @@ class Shown(NamedTuple):
                 yield f"{title}, {found.tokens:,} tokens", found
 
     def reasons(self) -> Iterator[tuple[str, str, str]]:
-        """Yield (why, rows, where) of what was set aside."""
+        """Yield (reason, rows, places) of rows set aside."""
         if self.tally.too_long:
             yield f"more than {self.max_tokens:,} tokens", f"{self.tally.too_long:,}", ""
         if self.tally.overlap_removed:
@@ -61,7 +61,7 @@ class Shown(NamedTuple):
             yield reason, f"{count:,}", ", ".join(self.tally.where[reason])
 
     def histogram(self) -> Iterator[tuple[str, int, int]]:
-        """Yield (range of lengths, examples, width of its bar) of the training examples."""
+        """Yield (range of lengths, number of examples, bar width) of the training examples."""
         shortest, longest = min(self.tally.lengths), max(self.tally.lengths)
         width = max(1, -(-(longest - shortest + 1) // BINS))
         counts = [0] * BINS
@@ -74,20 +74,20 @@ class Shown(NamedTuple):
 
 
 def summary(shown: Shown) -> list[str]:
-    """Format and tokens, one line each."""
+    """Summarise format and tokens, one line each."""
     tally = shown.tally
     lines = [
         f"Format {tally.format} ({tally.took}): {tally.rows:,} rows, {tally.examples.total():,} kept.",
         f"{tally.tokens:,} training tokens, {tally.answer_tokens:,} "
-        f"({tally.answer_tokens / max(1, tally.tokens):.0%}) of them learned; an example has "
-        f"{tally.length_at(0.5):,} at the median, {tally.length_at(0.9):,} at the 90th percentile, "
-        f"{max(tally.lengths, default=0):,} at most.",
+        f"({tally.answer_tokens / max(1, tally.tokens):.0%}) of them learned; tokens per example: median "
+        f"{tally.length_at(0.5):,}, 90th percentile {tally.length_at(0.9):,}, "
+        f"maximum {max(tally.lengths, default=0):,}.",
     ]
     lines += [f"Read {tally.files_read()}."] + [f"Read as {dialect}." for dialect in tally.dialects[:20]]
     if tally.split_conversations:
         lines.append(
-            f"{tally.split_conversations:,} conversations are trained as one example a turn: the chat "
-            "template writes earlier answers differently later."
+            f"{tally.split_conversations:,} conversations are trained as one example per turn: the chat "
+            "template writes earlier answers differently in later turns."
         )
     if tally.labels:
         lines.append(f"{len(tally.labels):,} labels.")
@@ -95,7 +95,7 @@ def summary(shown: Shown) -> list[str]:
 
 
 def markdown(shown: Shown) -> str:
-    """Write the page: format, splits, what was set aside or changed, tokens, examples with marked answers."""
+    """Write the page: format, splits, rows set aside or changed, tokens, examples with marked answers."""
     tally, tokenizer = shown.tally, shown.tokenizer
     lines = [
         "# Ingest",
@@ -110,12 +110,12 @@ def markdown(shown: Shown) -> str:
         + f"{', '.join(map(escape.code, tally.skipped[:20]))}.",
         "## Changed or not used",
         _table(("what", "times"), [(what, f"{n:,}") for what, n in tally.changes.most_common(20)]),
-        "## Tokens an example",
+        "## Tokens per example",
         escape.code_block(
             "\n".join(f"{span:>15} {count:>9,} {'█' * bar}" for span, count, bar in shown.histogram())
         ),
         "## Examples",
-        "What is learned stands between ⟦ and ⟧; below it the same as tokens, divided by │.",
+        "Learned text is between ⟦ and ⟧; below it are the same tokens, divided by │.",
     ]
     for title, example in shown.examples():
         rendered = render(example, tokenizer)
@@ -125,7 +125,7 @@ def markdown(shown: Shown) -> str:
 
 
 def html(shown: Shown) -> str:
-    """Return the same page for a browser and the Kubeflow UI: no script, everything escaped."""
+    """Return the page as HTML for a browser and the Kubeflow UI: no scripts, everything escaped."""
     tally, tokenizer = shown.tally, shown.tokenizer
     splits = [(split, f"{tally.examples[split]:,}") for split in ("train", "valid", "test")]
     changes = [(what, f"{count:,}") for what, count in tally.changes.most_common(20)]
@@ -136,8 +136,8 @@ def html(shown: Shown) -> str:
         "<h2>Set aside</h2>" + _html_table(("why", "rows", "where"), list(shown.reasons())),
         f"<p>{len(tally.skipped):,} files not read: {escape.html(skipped)}</p>",
         "<h2>Changed or not used</h2>" + _html_table(("what", "times"), changes),
-        f"<h2>Tokens an example</h2>{_html_bars(shown)}",
-        "<h2>Examples</h2><p>What is learned is <mark>marked</mark>; below it the same, token by token.</p>",
+        f"<h2>Tokens per example</h2>{_html_bars(shown)}",
+        "<h2>Examples</h2><p>Learned text is <mark>marked</mark>; below it is the same text by token.</p>",
     ]
     for title, example in shown.examples():
         rendered = render(example, tokenizer)
@@ -154,7 +154,7 @@ def html(shown: Shown) -> str:
 
 
 def texts(rendered: Rendered, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[bool, str]]:
-    """Yield (whether it is learned, text) of each stretch, special tokens included."""
+    """Yield (learned, text) of each stretch, including special tokens."""
     for part, note in _ends(rendered):
         for learned, run in groupby(zip(part.ids, part.mask, strict=True), key=lambda pair: pair[1]):
             yield bool(learned), str(tokenizer.decode([token for token, _ in run]))
@@ -163,9 +163,9 @@ def texts(rendered: Rendered, tokenizer: PreTrainedTokenizerBase) -> Iterator[tu
 
 
 def pieces(rendered: Rendered, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[bool, str]]:
-    """Yield (whether it is learned, text) of each token; line breaks are shown as ⏎.
+    """Yield (learned, text) of each token, with line breaks shown as ⏎.
 
-    Tokens that are one character together, as of an emoji, come as one.
+    Tokens that form one character together, as for an emoji, come as one.
     """
     for part, note in _ends(rendered):
         for learned, run in groupby(zip(part.ids, part.mask, strict=True), key=lambda pair: pair[1]):
@@ -176,7 +176,7 @@ def pieces(rendered: Rendered, tokenizer: PreTrainedTokenizerBase) -> Iterator[t
 
 
 def _readable(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    """Yield the text of each token, or of as few as end where a character does."""
+    """Yield the text of each token, or of several if a character spans them."""
     start = 0
     for end in range(1, len(ids) + 1):
         text = str(tokenizer.decode(ids[start:end]))
@@ -186,7 +186,7 @@ def _readable(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Iterato
 
 
 def _ends(rendered: Rendered) -> Iterator[tuple[Rendered, str]]:
-    """Yield the whole, or its beginning and its end, each with what to say behind it."""
+    """Yield the whole example, or its two ends, each with the text to show after it."""
     ids, mask = rendered
     if (hidden := len(ids) - 2 * ENDS) <= 0:
         yield rendered, ""
@@ -196,18 +196,18 @@ def _ends(rendered: Rendered) -> Iterator[tuple[Rendered, str]]:
 
 
 def marked(rendered: Rendered, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the text of ``rendered``, special tokens included, with the learned spans in ⟦ and ⟧."""
+    """Return the text of ``rendered`` with learned spans between ⟦ and ⟧, including special tokens."""
     shown = unmarked(texts(rendered, tokenizer))
     return "".join(f"⟦{text}⟧" if learned else text for learned, text in shown)
 
 
 def unmarked(parts: Iterator[tuple[bool, str]]) -> Iterator[tuple[bool, str]]:
-    """Yield ``parts`` without ``MARKS`` in the data's own text."""
+    """Yield ``parts`` with ``MARKS`` replaced in the data's own text."""
     return ((learned, text.translate(MARKS)) for learned, text in parts)
 
 
 def divided(rendered: Rendered, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the tokens of ``rendered``, divided by │; those that are learned between ⟦ and ⟧."""
+    """Return the tokens of ``rendered`` divided by │, with learned ones between ⟦ and ⟧."""
     runs = groupby(unmarked(pieces(rendered, tokenizer)), key=lambda piece: piece[0])
     shown = [(learned, "│".join(text for _, text in run)) for learned, run in runs]
     return "│".join(f"⟦{text}⟧" if learned else text for learned, text in shown)

@@ -1,4 +1,4 @@
-"""Parquet: only the columns that are used, cell by cell where one cannot be read."""
+"""Read Parquet: only the columns used, cell by cell if a column cannot be read."""
 
 import json
 from collections.abc import Collection, Iterator
@@ -13,7 +13,7 @@ from deepcuts.components.ingest import sizes
 from deepcuts.components.ingest.rows import NOT_UTF8, SHOWN_CHARS, BadRow, Row, bad, names
 
 UNREADABLE = (ValueError, OverflowError, LookupError, pyarrow.ArrowException)
-"""What a cell raises that Python has no value for: the year 10000, a time zone nobody knows."""
+"""Errors for cells without a Python value: the year 10000, an unknown time zone."""
 
 
 def columns(path: Path) -> tuple[list[str], int]:
@@ -30,14 +30,14 @@ def columns(path: Path) -> tuple[list[str], int]:
 
 
 def rows(path: Path, wanted: Collection[str] | None) -> Iterator[Row | BadRow]:
-    """Yield the rows, of all columns or of those ``wanted``: others are not even decoded.
+    """Yield the rows, with all columns or those ``wanted``; others are not decoded.
 
-    Class numbers with names in the schema (Hugging Face's ``ClassLabel``) come as the names.
+    Class numbers are replaced by their names in the schema (Hugging Face's ``ClassLabel``).
     """
     try:
         file = pyarrow.parquet.ParquetFile(path)
         schema = file.schema_arrow
-        listed = schema.names  # both are made at each access: 250 s for 20,000 columns, one by one
+        listed = schema.names  # rebuilt at each access, which took 250 s for 20,000 columns
         header = names(listed, path)
         places = [place for place, name in enumerate(header) if wanted is None or name in wanted]
         classes = _class_names(schema.metadata or {})
@@ -54,7 +54,7 @@ def rows(path: Path, wanted: Collection[str] | None) -> Iterator[Row | BadRow]:
                 values = {header[i]: column[place] for i, column in zip(places, columns, strict=True)}
                 if (
                     wanted is None
-                ):  # a look at all columns, for a choice: one strange cell must not hide a row
+                ):  # all columns are shown for a choice, and one strange cell must not hide a row
                     values = {n: None if _is_strange(v) else v for n, v in values.items()}
                 yield _row(path, number, values, classes)
     except (pyarrow.ArrowException, OSError) as error:  # OSError: a damaged page
@@ -70,11 +70,11 @@ def _row(path: Path, number: int, values: dict[str, Any], classes: dict[str, lis
     for name in classes.keys() & values.keys():
         value = values[name]
         numbers = value if isinstance(value, list) else [value]
-        if all(number in range(len(classes[name])) for number in numbers):  # 1.0 is, too
+        if all(number in range(len(classes[name])) for number in numbers):  # 1.0 is in the range, too
             named = [classes[name][int(number)] for number in numbers]
             values[name] = named if isinstance(value, list) else named[0]
         elif value is not None:
-            reason = f"{name} {value} is none of the {len(classes[name])} classes of the schema: correct it"
+            reason = f"{name} {value} is not one of the schema's {len(classes[name])} classes: correct it"
             return bad(path, number, reason, str(values)[:SHOWN_CHARS])
     return Row(path.name, number, str(values)[:SHOWN_CHARS], values)
 
@@ -84,7 +84,7 @@ def _is_strange(value: object) -> bool:
 
 
 def _column(column: Any) -> list[Any]:
-    """Return a column as Python values; cells that cannot be, as the exception."""
+    """Return a column as Python values, with exceptions for cells that have none."""
     try:
         values: list[Any] = column.to_pylist()
     except UNREADABLE:
@@ -100,17 +100,17 @@ def _cell(column: Any, place: int) -> Any:
 
 
 def _without_gaps(value: Any) -> Any:
-    """Leave out fields that are null here, as Arrow gives every struct the fields of all others.
+    """Drop null fields, as Arrow gives every struct the fields of all others.
 
     Binary text becomes text.
     """
-    if isinstance(value, list) and value and isinstance(value[0], tuple):  # a map, as Arrow gives one
+    if isinstance(value, list) and value and isinstance(value[0], tuple):  # Arrow's form of a map
         value = dict(value)
     if isinstance(value, dict):
         return {key: _without_gaps(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):
         return [_without_gaps(item) for item in value]
-    if isinstance(value, bytes):  # text, as writers without the UTF-8 annotation store it
+    if isinstance(value, bytes):  # text from writers without the UTF-8 annotation
         try:
             return value.decode()
         except UnicodeDecodeError as error:
@@ -119,14 +119,14 @@ def _without_gaps(value: Any) -> Any:
 
 
 def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
-    """Return the names of each class column, as the ``datasets`` library writes them into the schema."""
+    """Return the names of each class column, which the ``datasets`` library writes into the schema."""
     try:
         features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
     except (ValueError, LookupError, TypeError):
         return {}
     found = {}
     for name, feature in features.items() if isinstance(features, dict) else ():
-        inner = feature.get("feature", feature) if isinstance(feature, dict) else {}  # of a list of classes
+        inner = feature.get("feature", feature) if isinstance(feature, dict) else {}  # for a list of classes
         if isinstance(inner, dict) and isinstance(inner.get("names"), list):
             found[name.strip().lower()] = inner["names"]
     return found

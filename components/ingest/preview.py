@@ -1,4 +1,4 @@
-"""What ingest found, counted while the rows pass; memory does not grow with them."""
+"""Count what ingest finds, in memory that does not grow with the data."""
 
 import hashlib
 from collections import Counter
@@ -12,17 +12,17 @@ from deepcuts.components.ingest.rows import BadRow
 
 SHOWN_EXAMPLES = 3
 SEEN_BITS = 27
-"""16 MB a split: of ten million ids about 0.2 % are taken for seen, and get a number they do not need."""
+"""16 MB per split: of ten million ids, about 0.2 % are falsely taken as seen and get an extra number."""
 
 
 class Seen:
-    """Names that came before, in a bitmap of fixed size (a Bloom filter of 6 hashes): none is forgotten."""
+    """Set of seen names in a bitmap of fixed size (a Bloom filter of 6 hashes), without false negatives."""
 
     def __init__(self) -> None:
         self._bits = bytearray(1 << SEEN_BITS - 3)
 
     def add(self, name: str) -> bool:
-        """Return whether ``name`` came before; it has from now on."""
+        """Add ``name``; return whether it was seen before."""
         digest = hashlib.blake2b(name.encode(), digest_size=24).digest()
         known = True
         for start in range(0, 24, 4):
@@ -38,31 +38,31 @@ class Tally:
 
     format: str
     took: str
-    """How the format was found, in words."""
+    """How the format was detected."""
     skipped: list[str]
     """Files that were not read."""
     files: dict[str, list[str]] = field(default_factory=dict)
-    """Names of the files that each split was read from."""
+    """Names of the files read for each split."""
     dialects: list[str] = field(default_factory=list)
-    """Files that are not plain UTF-8 with the usual delimiter, and what they are."""
+    """Files that are not plain UTF-8 with the usual delimiter, with their dialect."""
     rows: int = 0
     bad: Counter[str] = field(default_factory=Counter)
     """Bad rows by reason."""
     where: dict[str, list[str]] = field(default_factory=dict)
     """``file:line`` of the first bad rows of each reason."""
     changes: Counter[str] = field(default_factory=Counter)
-    """What was repaired, and what is not used."""
+    """Repairs, and unused parts of rows."""
     too_long: int = 0
     overlap_removed: int = 0
     split_conversations: int = 0
-    """Made one example a turn, as their template writes earlier answers differently."""
+    """Conversations made into one example per turn, as their template writes earlier answers differently."""
     examples: Counter[str] = field(default_factory=Counter)
-    """Kept, by split."""
+    """Examples kept, by split."""
     labels: set[str] = field(default_factory=set)
     lengths: Counter[int] = field(default_factory=Counter)
-    """Training examples by their tokens."""
+    """Number of training examples by length in tokens."""
     answer_tokens: int = 0
-    """Tokens of the training examples that are learned."""
+    """Learned tokens of the training examples."""
     shown: list[Example] = field(default_factory=list)
     """The first training examples."""
     shortest: Example | None = None
@@ -77,18 +77,18 @@ class Tally:
             places.append(f"{row.file}:{row.line}")
 
     def named(self, split: str, example: Example) -> Example:
-        """Return ``example`` under an id that no other of its split has."""
-        seen = self._ids.get(split) or self._ids.setdefault(split, Seen())  # one bitmap a split, not a row
+        """Return ``example`` with an id that is unique in its split."""
+        seen = self._ids.get(split) or self._ids.setdefault(split, Seen())  # one bitmap per split
         if not seen.add(example.id):
             return example
-        self.changes["ids that stood before, renumbered"] += 1
+        self.changes["duplicate ids, renumbered"] += 1
         number = self.examples.total()
         while seen.add(name := f"{example.id}~{number}"):
             number += 1
         return msgspec.structs.replace(example, id=name)
 
     def keep(self, split: str, example: Example, answer_tokens: int) -> None:
-        """Count an Example that is written."""
+        """Count a written Example."""
         self.examples[split] += 1
         if example.label is not None:
             self.labels.add(example.label)
@@ -109,7 +109,7 @@ class Tally:
         return sum(length * count for length, count in self.lengths.items())
 
     def length_at(self, share: float) -> int:
-        """Return the length that this share of the training examples is below: 0.5 is the median."""
+        """Return a quantile of the training examples' lengths; 0.5 is the median."""
         place = min(int(self.examples["train"] * share), self.examples["train"] - 1)
         for length in sorted(self.lengths):
             place -= self.lengths[length]
@@ -141,7 +141,7 @@ class Tally:
         }
 
     def files_read(self) -> str:
-        """Return ``train from train.csv, valid from dev.csv, val.csv``; of many files the first three."""
+        """Return ``train from train.csv, valid from dev.csv, val.csv``, at most three files per split."""
         return "; ".join(
             f"{split} from {', '.join(names[:3])}" + f" and {len(names) - 3} more" * (len(names) > 3)
             for split, names in self.files.items()

@@ -1,4 +1,4 @@
-"""Rows of raw files, streamed; a row that cannot be read comes as a BadRow with its line and the reason."""
+"""Stream rows of raw files; an unreadable row comes as a BadRow with its line and the reason."""
 
 import re
 from collections.abc import Collection, Iterator
@@ -14,12 +14,12 @@ from deepcuts.components.ingest.layouts import SPLITS, SourceFile, SourceFiles
 from deepcuts.components.ingest.rows import BadRow, Row, lines, parse, row
 
 WRAPPERS = ("data", "rows", "examples", "records", "items", "instances")
-"""Keys under which a JSON document keeps its list of rows."""
+"""Keys under which JSON documents keep their list of rows."""
 UTF8 = Encoding("utf-8")
 
 
 def sources(raw: Path, config: str = "") -> SourceFiles:
-    """Return the files of each split; a JSON file ``{"train": [...], "test": [...]}`` holds several.
+    """Return the files of each split; a JSON file ``{"train": [...], "test": [...]}`` has several.
 
     Raises: as ``layouts.find``.
     """
@@ -42,9 +42,9 @@ def sources(raw: Path, config: str = "") -> SourceFiles:
 
 
 def about(path: Path) -> int:
-    """Count the rows of ``path`` where that costs little: Parquet says it, plain lines are counted; else 0.
+    """Estimate the rows of ``path`` if that is cheap (from Parquet's footer, or by counting lines), else 0.
 
-    Lines inside a row of CSV, and empty ones, count as rows.
+    Line breaks within CSV rows and empty lines count as rows.
     """
     if kind(path) == ".parquet":
         return parquet_files.columns(path)[1]
@@ -55,7 +55,7 @@ def about(path: Path) -> int:
 
 
 def rows(path: Path, part: str = "", wanted: Collection[str] | None = None) -> Iterator[Row | BadRow]:
-    """Read ``path``, or one ``part`` of a JSON document; of Parquet only columns ``wanted`` are decoded."""
+    """Yield rows of ``path`` or one ``part`` of a JSON document; of Parquet, only columns ``wanted``."""
     suffix = kind(path)
     if suffix == ".parquet":
         return parquet_files.rows(path, wanted)
@@ -68,7 +68,7 @@ def rows(path: Path, part: str = "", wanted: Collection[str] | None = None) -> I
 
 
 def dialect(path: Path) -> str:
-    """Return what is unusual about the file, in words: encoding, line ends, delimiter; empty if nothing."""
+    """Describe what is unusual about the file: encoding, line ends, delimiter; empty if nothing."""
     suffix = kind(path)
     if suffix == ".parquet":
         return ""
@@ -81,7 +81,7 @@ def dialect(path: Path) -> str:
 
 
 def kind(path: Path) -> str:
-    """Return the format, by the name's suffix, or by the first bytes where that says nothing."""
+    """Return the format by the name's suffix, or by the first bytes if there is none."""
     suffix = data_suffix(path.name)
     return suffix if suffix not in ("", ".part") else _sniffed(path)
 
@@ -103,23 +103,23 @@ def _jsonl(path: Path, encoding: Encoding) -> Iterator[Row | BadRow]:
 
 
 def _is_list(path: Path, encoding: Encoding) -> bool:
-    """Return whether JSON Lines are one JSON list, which ``jq`` and editors write over many lines.
+    """Tell whether JSON Lines are one JSON list, which ``jq`` and editors write over many lines.
 
     Raises:
-        DataError: they are objects over several lines each.
+        DataError: objects extend over several lines.
     """
     with encodings.opened(path, encoding) as file:
         full = (raw.strip() for _, raw in lines(file) if raw.strip())
         first, second = next(full, b""), next(full, b"")
     if first == b"{" and isinstance(parse(path, 2, second), BadRow):
-        raise DataError(f"{path}:1: an object over several lines: write one a line (jq -c . FILE does)")
+        raise DataError(f"{path}:1: an object over several lines: write one per line (jq -c . FILE)")
     return first.startswith(b"[") and (
         not second or isinstance(parse(path, 1, b'{"x":' + first + b"}"), BadRow)
     )
 
 
 def _json(path: Path, encoding: Encoding, part: str) -> Iterator[Row | BadRow]:
-    """Read a list of rows, a document that holds one, columns, or misnamed JSON Lines (streamed)."""
+    """Yield the rows of a list, a document with a list, columns, or misnamed JSON Lines."""
     if not part:
         heads = [found for found, _ in zip(_jsonl(path, encoding), range(2), strict=False)]
         if len(heads) == 2 and isinstance(heads[0], Row) or heads and _is_one_row(heads[0]):
@@ -144,7 +144,7 @@ def _json(path: Path, encoding: Encoding, part: str) -> Iterator[Row | BadRow]:
 
 
 def _elements_within(document: Document, part: str) -> Iterator[bytes]:
-    """Return the rows of an object that keeps them in a list: under ``part``, or a key of ``WRAPPERS``."""
+    """Yield the rows of an object with a list of them under ``part`` or a key of ``WRAPPERS``."""
     taken = ""
     for key in document.members():
         if not (key == part if part else key.lower() in WRAPPERS) or not document.begins_rows():
@@ -153,12 +153,12 @@ def _elements_within(document: Document, part: str) -> Iterator[bytes]:
             raise document.broken(f"rows both under {taken!r} and {key!r}: keep one list")
         taken = key
         if part:
-            yield b""  # an empty split is found, too
+            yield b""  # so that an empty split is found, too
         yield from document.elements()
 
 
 def _whole(path: Path, encoding: Encoding, part: str) -> Iterator[Row | BadRow]:
-    """Return a document that must be held in memory: columns, or a single row; else JSON Lines."""
+    """Yield the rows of a document that must be in memory whole: columns or a single row; else JSON Lines."""
     with encodings.opened(path, encoding) as file:
         try:
             document = documents.whole(path, file)
@@ -169,14 +169,14 @@ def _whole(path: Path, encoding: Encoding, part: str) -> Iterator[Row | BadRow]:
                 raise
             document = None
     if document is None:
-        _is_list(path, encoding)  # names objects over several lines
+        _is_list(path, encoding)  # reports objects over several lines
         yield from _jsonl(path, encoding)
     else:
         yield from _numbered(path, document[part] if part and isinstance(document, dict) else document)
 
 
 def _is_one_row(first: Row | BadRow) -> bool:
-    """Return whether the only line of a file is a training row, and no document that holds rows."""
+    """Tell whether the only line of a file is a training row, not a document with rows."""
     return isinstance(first, Row) and _listed(first.values) is None
 
 
@@ -196,7 +196,7 @@ def _listed(document: object) -> list[object] | None:
     if all(re.fullmatch(r"\d+", key) and isinstance(value, dict) for key, value in document.items()):
         return list(document.values())  # pandas' orient="index"
     names, cells = document.get("columns"), document.get("data")
-    if isinstance(names, list) and isinstance(cells, list):  # its orient="split"
+    if isinstance(names, list) and isinstance(cells, list):  # pandas' orient="split"
         return [dict(zip(map(str, names), row, strict=False)) for row in cells if isinstance(row, list)]
     columns = [_cells(value) for value in document.values()]
     if any(column is None for column in columns) or len({len(column or ()) for column in columns}) != 1:
@@ -207,7 +207,7 @@ def _listed(document: object) -> list[object] | None:
 
 
 def _cells(value: object) -> list[object] | None:
-    """Return a column: a list that is no conversation, or pandas' ``{"0": ..., "1": ...}``."""
+    """Return a column: a list that is not a conversation, or pandas' ``{"0": ..., "1": ...}``."""
     if isinstance(value, dict) and value and all(re.fullmatch(r"\d+", str(key)) for key in value):
         return list(value.values())
     if isinstance(value, list) and not any(isinstance(cell, dict) for cell in value):
@@ -216,7 +216,7 @@ def _cells(value: object) -> list[object] | None:
 
 
 def _holds_splits(path: Path) -> bool:
-    """Return whether a file is an object with a list or a table under ``train`` or another split's name."""
+    """Tell whether a file is an object with a list or a table under ``train`` or another split's name."""
     with encodings.opened(path, encodings.detect(path)) as file:
         document = Document(path, file)
         try:
@@ -224,13 +224,13 @@ def _holds_splits(path: Path) -> bool:
                 return False
             holds = [document.peek() in (b"[", b"{") for key in document.members() if key.lower() in SPLITS]
             document.end()
-        except DataError:  # JSON Lines, or broken: said when rows are read
+        except DataError:  # JSON Lines, or broken: reported when rows are read
             return False
     return bool(holds) and all(holds)
 
 
 def _keys(path: Path) -> list[str]:
-    """Return the keys of a JSON object, which is read to its end."""
+    """Return the keys of a JSON object, reading it to its end."""
     with encodings.opened(path, encodings.detect(path)) as file:
         document = Document(path, file)
         keys = list(document.members())

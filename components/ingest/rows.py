@@ -1,4 +1,4 @@
-"""One raw row, or why it cannot be read; what all readers share."""
+"""A raw row, or why it cannot be read; shared by all readers."""
 
 import json
 import math
@@ -14,21 +14,21 @@ from deepcuts.components.core.errors import DataError
 from deepcuts.components.ingest.encodings import BYTE_ORDER_MARK
 
 MAX_ROW_BYTES = 1_000_000
-"""A longer line is not one training record; it is never parsed, nor held in memory whole."""
+"""A longer line is not a training record; it is neither parsed nor held in memory whole."""
 SHOWN_CHARS = 200
 WHOLE = re.compile(r"-?(0|[1-9]\d*)\.0+")
-"""A whole number as text of a float; 1.10 and 01.0 are none."""
+"""A whole number written as a float; not 1.10 or 01.0."""
 NOT_UTF8 = "not UTF-8: save the file as UTF-8"
 Cells = Mapping[str, object]
-"""The values of a row by column."""
+"""A row's values by column."""
 
 
 class Row(NamedTuple):
     file: str
     line: int
-    """Line the row ends on, from 1; its number in the file for JSON and Parquet."""
+    """Line on which the row ends, from 1; for JSON and Parquet its number in the file."""
     text: str
-    """Its beginning, for people."""
+    """Its beginning, to show to people."""
     values: dict[str, object]
 
 
@@ -40,7 +40,7 @@ class BadRow(msgspec.Struct, frozen=True):
 
 
 def bad(path: Path, line: int, reason: str, text: str) -> BadRow:
-    """Return a BadRow whose text is cut and printable."""
+    """Return a BadRow with its text shortened and printable."""
     shown = text[:SHOWN_CHARS].encode(errors="replace").decode()
     return BadRow(file=path.name, line=line, reason=reason, text=shown)
 
@@ -56,7 +56,7 @@ def lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 
 def names(header: Sequence[str], path: Path) -> list[str]:
-    """Return column names as the formats know them: lower case, stripped; an empty one is numbered."""
+    """Normalise column names: lower case, stripped; empty ones are numbered."""
     known = [name.strip().lower() or f"column {place}" for place, name in enumerate(header, start=1)]
     if len(set(known)) < len(known):
         raise DataError(f"{path}: two columns have one name in {', '.join(known)[:200]}: rename one")
@@ -64,7 +64,7 @@ def names(header: Sequence[str], path: Path) -> list[str]:
 
 
 def parse(path: Path, line: int, raw: bytes) -> Row | BadRow:
-    """Return one JSON object as a row."""
+    """Parse one JSON object as a row."""
     text = raw[: SHOWN_CHARS * 4].decode(errors="replace").strip()
     try:
         return Row(path.name, line, text[:SHOWN_CHARS], _object(raw))
@@ -73,21 +73,21 @@ def parse(path: Path, line: int, raw: bytes) -> Row | BadRow:
 
 
 def row(path: Path, number: int, value: object) -> Row | BadRow:
-    """Return a decoded JSON value as a row."""
+    """Make a row of a decoded JSON value."""
     text = str(value)
     if not isinstance(value, dict):
-        return bad(path, number, f"{type(value).__name__}, not an object: write one object a row", text)
+        return bad(path, number, f"{type(value).__name__}, not an object: write one object per row", text)
     return Row(path.name, number, text[:SHOWN_CHARS], lowered(value))
 
 
 def lowered(value: dict[str, object]) -> dict[str, object]:
-    """Return the values under column names as the formats know them, unless two would become one."""
+    """Normalise the column names of a row, unless two would become the same."""
     known = {str(key).strip().lower(): item for key, item in value.items()}
     return known if len(known) == len(value) else value
 
 
 def cell(value: object) -> object:
-    """Return a number as the text that stands for it: 3.0, as pandas stores whole numbers with gaps, is 3."""
+    """Return a number as text; 3.0, pandas' form of whole numbers in columns with gaps, becomes 3."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
@@ -100,17 +100,17 @@ def cell(value: object) -> object:
 
 
 def class_name(value: object) -> object:
-    """Return the class that a cell names, the same from every kind of file; empty for no class.
+    """Return the class in a cell, equal for all file formats; empty if there is none.
 
-    CSV has no types: pandas writes whole numbers as ``1.0`` where a column has an empty cell, and true as
-    ``True``; Parquet and JSON give the number and the truth value, which ``cell`` makes 1 and true.
+    CSV has no types: pandas writes whole numbers as ``1.0`` if a column has an empty cell, and true as
+    ``True``; Parquet and JSON give a number and a Boolean, which ``cell`` converts to 1 and true.
 
     Raises:
-        DataError: a list of several classes.
+        DataError: the cell is a list of several classes.
     """
     if isinstance(value, list):
         if len(value) != 1:
-            raise DataError(f"{len(value)} classes in one row: a row has one, join them to one text")
+            raise DataError(f"{len(value)} classes in one row: a row can have one, join them into one text")
         value = value[0]
     name = cell(value)
     if not isinstance(name, str):
@@ -124,10 +124,10 @@ def class_name(value: object) -> object:
 
 
 def decode(raw: bytes) -> object:
-    """Return a JSON value; ``NaN`` and ``Infinity``, which pandas writes for empty cells, are null.
+    """Decode JSON; ``NaN`` and ``Infinity``, which pandas writes for empty cells, become null.
 
     Raises:
-        DataError: it is not JSON; names why.
+        DataError: it is not JSON; says why.
     """
     try:
         return msgspec.json.decode(raw)
@@ -144,18 +144,18 @@ def decode(raw: bytes) -> object:
 def _lenient(raw: bytes, first: msgspec.DecodeError) -> object:
     try:
         value = json.loads(raw, parse_constant=lambda constant: None)
-        msgspec.json.encode(value)  # fails on half a surrogate pair, which json lets pass
+        msgspec.json.encode(value)  # fails on a lone surrogate, which json lets pass
     except (ValueError, RecursionError) as error:
         raise DataError(_not_json(first, raw)) from error
     return value
 
 
 def _not_json(error: msgspec.DecodeError, raw: bytes) -> str:
-    reason = f"not JSON: {str(error).split(' (byte')[0]}"  # one reason, whatever the byte
+    reason = f"not JSON: {str(error).split(' (byte')[0]}"  # the same reason for any byte
     if re.match(rb"\s*[\[{]\s*'", raw):
         return f"{reason}: Python's quotes, write rows with json.dumps"
     if raw.rstrip().endswith(b"},"):
-        return f"{reason}: end no line with a comma, or put all rows between [ and ] in a .json"
+        return f"{reason}: remove commas at line ends, or put all rows between [ and ] in a .json"
     return reason
 
 
@@ -166,5 +166,5 @@ def _object(raw: bytes) -> dict[str, object]:
         raise DataError("NUL bytes: save the file as UTF-8")
     value = decode(raw)
     if not isinstance(value, dict):
-        raise DataError(f"{type(value).__name__}, not an object: write one object a row")
+        raise DataError(f"{type(value).__name__}, not an object: write one object per row")
     return lowered(value)

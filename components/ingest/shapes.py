@@ -1,4 +1,4 @@
-"""The shapes of a row, one small function each: its turns, not yet checked."""
+"""Read the turns of a row, one small function per format; turns are not checked yet."""
 
 import ast
 import json
@@ -11,19 +11,19 @@ from deepcuts.components.ingest import turns
 from deepcuts.components.ingest.rows import Cells, cell, class_name
 
 RawTurns = list[Mapping[str, Any]]
-"""Not yet checked."""
+"""Turns that are not checked yet."""
 
 LABELS = ("label_text", "label_name", "label", "category", "intent", "class")
-"""Columns of a text table that may hold the class, the likeliest first."""
+"""Columns of a text table that may be the class, likeliest first."""
 QUESTIONS, ANSWERS = ("question", "query", "problem"), ("answer", "response", "solution", "answers")
 ALPACA_ANSWERS = ("output", "response", "answer")
 PROMPTS = ("prompt", "input", "inputs")
 COMPLETIONS = ("completion", "response", "answer", "output", "target", "targets")
 ASKED = ("prompt", "instruction", *QUESTIONS, "input")
-"""What a preference pair answers."""
+"""Columns with the question of a preference pair."""
 SYSTEM = ("system", "system_prompt")
 SPEAKER = re.compile(r"\n\n(Human|Assistant):")
-"""Before each turn of a dialogue that is one text, as Anthropic's hh-rlhf writes them."""
+"""Marks before each turn of a dialogue in one text, as in Anthropic's hh-rlhf."""
 
 
 def messages(row: Cells) -> RawTurns:
@@ -32,7 +32,7 @@ def messages(row: Cells) -> RawTurns:
 
 
 def sharegpt(row: Cells) -> RawTurns:
-    """Read ``{"conversations": [{"from": "human", "value": "..."}, ...]}``, perhaps with ``system``."""
+    """Read ``{"conversations": [{"from": "human", "value": "..."}, ...]}``, optionally with ``system``."""
     key = first(row, ("conversations", "conversation"))
     return system(row) + _mappings(row[key], key)
 
@@ -40,7 +40,7 @@ def sharegpt(row: Cells) -> RawTurns:
 def alpaca(row: Cells) -> RawTurns:
     """Read ``{"instruction", "input", "output"}``, Dolly's ``context`` and ``response``, system, history.
 
-    An input or context stands below the instruction; ``history`` is a list of [question, answer].
+    An input or context goes below the instruction; ``history`` is a list of [question, answer].
     """
     question = _with_below(row, "instruction", ("input", "context"))
     return system(row) + history(row) + _pair(question, row[first(row, ALPACA_ANSWERS)])
@@ -61,7 +61,7 @@ def question_answer(row: Cells) -> RawTurns:
 
 
 def alternatives(value: object) -> list[object]:
-    """Return the different answers that are all right: a list, or SQuAD's ``{"text": [...], ...}``."""
+    """Return alternative right answers: a list, or SQuAD's ``{"text": [...], ...}``."""
     value = value.get("text") if isinstance(value, Mapping) else value
     found: list[object] = []
     for item in value if isinstance(value, list) else [value]:
@@ -72,7 +72,7 @@ def alternatives(value: object) -> list[object]:
 
 
 def text_label(row: Cells) -> RawTurns:
-    """Read a table of texts and their class: ``text`` and one of ``LABELS``; the class is the answer."""
+    """Read texts with classes: ``text`` and one of ``LABELS``; the class is the answer."""
     return system(row) + _pair(row["text"], class_name(row[first(row, LABELS)]))
 
 
@@ -82,7 +82,7 @@ def plain_text(row: Cells) -> RawTurns:
 
 
 def preference(row: Cells) -> RawTurns:
-    """Read ``{"chosen": ..., "rejected": ...}``: the chosen answer, behind what ``ASKED`` it."""
+    """Read ``{"chosen": ..., "rejected": ...}``: the chosen answer, after the question in ``ASKED``."""
     key = first(row, ASKED)
     asked = _either(_with_below(row, key, ("input",)), "user") if key and row[key] else []
     answer = _either(row["chosen"], "assistant")
@@ -98,7 +98,7 @@ def first(row: Cells, keys: Iterable[str]) -> str:
 
 
 def _with_below(row: Cells, key: str, below: Sequence[str]) -> object:
-    """Return the question under ``key`` with what stands below it, where both are texts."""
+    """Return the question under ``key``, with the texts under ``below`` appended if both are texts."""
     question = row[key]
     if not isinstance(question, str):
         return question
@@ -117,9 +117,9 @@ def _said(role: str, value: object) -> Mapping[str, Any]:
 
 
 def _either(value: object, role: str) -> RawTurns:
-    """Return a text of ``role``, or a turn, a list or a dialogue of turns as they are."""
+    """Return a text as a turn of ``role``; a turn, a list or a dialogue of turns as they are."""
     if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
-        return [_said(role, value)]  # of which one is a text, and several are refused
+        return [_said(role, value)]  # a list of one text is a text; of several, it is refused later
     if isinstance(value, list | Mapping):
         return _mappings(value, "a list of turns")
     if isinstance(value, str) and value.startswith("\n\nHuman:"):
@@ -132,12 +132,12 @@ def _either(value: object, role: str) -> RawTurns:
 
 
 def system(row: Cells) -> RawTurns:
-    """Return the system turn that a row has in a column of its own, if any."""
+    """Return the system turn in a column of the row, if any."""
     return [_said("system", row[key]) for key in SYSTEM if row.get(key)][:1]
 
 
 def history(row: Cells) -> RawTurns:
-    """Read Alpaca's earlier turns: ``[[question, answer], ...]``, or turns with their roles."""
+    """Read Alpaca's earlier turns: ``[[question, answer], ...]``, or turns with roles."""
     earlier = row.get("history") or []
     earlier = unpacked(earlier, "history") if isinstance(earlier, str) else earlier
     if not isinstance(earlier, list):
@@ -150,8 +150,8 @@ def history(row: Cells) -> RawTurns:
 
 
 def _mappings(value: object, key: str) -> RawTurns:
-    """Return a list of turns: as it is, as text, by columns (``{"role": [...], ...}``), or one turn."""
-    if isinstance(value, str) and value.lstrip().startswith(("[", "{")):  # a flat table keeps turns as text
+    """Return turns given as a list, as text, by columns (``{"role": [...], ...}``), or as one turn."""
+    if isinstance(value, str) and value.lstrip().startswith(("[", "{")):  # flat tables have turns as text
         value = unpacked(value, key)
     if isinstance(value, Mapping):
         columns = [column for column in value.values() if isinstance(column, list)]
@@ -165,16 +165,16 @@ def _mappings(value: object, key: str) -> RawTurns:
 
 
 def unpacked(text: str, key: str) -> object:
-    """Return what a text of JSON holds, or of Python, as pandas writes lists into CSV.
+    """Parse text as JSON, or as Python, the form in which pandas writes lists to CSV.
 
     Raises:
-        DataError: it is neither.
+        DataError: the text is neither.
     """
     try:
         return turns.parsed(text, key)
     except DataError:
         try:
-            return json.loads(json.dumps(ast.literal_eval(text.strip())))  # no sets, bytes or numbers as keys
+            return json.loads(json.dumps(ast.literal_eval(text.strip())))  # refuses sets and bytes
         except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             pass
         raise

@@ -1,4 +1,4 @@
-"""How much a file may unpack to: compression hides gigabytes in kilobytes, and readers take them whole."""
+"""Limit what a file may unpack to: compression hides gigabytes in kilobytes."""
 
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -7,41 +7,41 @@ from typing import Any
 from deepcuts.components.core.errors import DataError
 
 UNPACKED_BYTES = 64 << 30
-"""Of one file, all of it: above any corpus that one pod's disk and time are for."""
+"""Limit for a whole file, above any corpus that fits one pod's disk and time."""
 LARGEST_RATIO = 1000
-"""Unpacked over packed bytes: text packs 3 to 10 times, repetitive JSON 100, gzip at most 1032."""
+"""Unpacked / packed bytes: text has 3 to 10, repetitive JSON 100, gzip at most 1032."""
 SMALL_BYTES = 256 << 20
-"""A file that unpacks to no more than this is taken whatever the ratio."""
+"""A file that unpacks to no more than this is accepted at any ratio."""
 PAGE_BYTES = 1 << 30
-"""Of what is decoded whole and came packed: a column of one row group of Parquet, of which writers make 1 to
-512 MB; a JSON document."""
+"""Limit for packed content that is decoded whole: a column of one Parquet row group (writers make 1 to 512
+MB), or a JSON document."""
 ROWS_PER_BYTE = 10
-"""A Parquet row takes a bit at least where it repeats the one before, so that 2 kB can claim 10^9 rows."""
+"""A Parquet row that repeats the previous one takes about a bit, so 2 kB can claim 10^9 rows."""
 SMALL_ROWS = 100_000
-"""As many rows are taken whatever the file's size, and as many values of a column: lists have more."""
+"""This many rows, and values of a column (lists have more), are accepted at any file size."""
 MAX_COLUMNS = 10_000
-"""No table of texts has as many; each takes a look, whichever are wanted."""
+"""More than any table of texts has; every column is checked, wanted or not."""
 BATCH_BYTES = 256 << 20
 BATCH_ROWS = 64
-"""Most rows decoded at a time: more are no faster. Each may be as long as its column's dictionary."""
+"""Maximum rows decoded at a time, as more are no faster. A row may be as long as its column's dictionary."""
 BYTES_PER_BATCH_ROW = 1 << 20
-"""Of the file: what its footer says of sizes may be false, and 873 bytes decoded to 20 MB a row."""
-FIX = "look at what is in it, or write it again as JSON Lines, in several files"
+"""Multiple of the file's size: sizes in a footer may be false, and 873 bytes decoded to 20 MB per row."""
+FIX = "check its content, or write it again as JSON Lines, in several files"
 
 
 def check_parquet(path: Path, metadata: Any, wanted: Collection[str] | None = None) -> int:
     """Refuse a Parquet file by its footer (``pyarrow.parquet.FileMetaData``), before a page is read.
 
-    Only columns ``wanted`` count where these are given: others are not decoded. Returns how many rows to
+    Only columns ``wanted`` count if these are given, as others are not decoded. Returns how many rows to
     decode at a time, so that a batch stays near ``BATCH_BYTES``.
 
     Raises:
-        DataError: what it unpacks to, or how many rows it claims, is above the limits.
+        DataError: its unpacked size or number of rows is above the limits.
     """
     packed, unpacked, largest = path.stat().st_size, 0, 1
     if metadata.num_rows > max(SMALL_ROWS, ROWS_PER_BYTE * packed):
         raise DataError(
-            f"{path}: {metadata.num_rows:,} rows in {packed:,} bytes, above {ROWS_PER_BYTE} a byte: {FIX}"
+            f"{path}: {metadata.num_rows:,} rows in {packed:,} bytes, above {ROWS_PER_BYTE} per byte: {FIX}"
         )
     if metadata.num_columns > MAX_COLUMNS:
         raise DataError(f"{path}: {metadata.num_columns:,} columns, above {MAX_COLUMNS:,}: {FIX}")
@@ -54,7 +54,7 @@ def check_parquet(path: Path, metadata: Any, wanted: Collection[str] | None = No
             if column.num_values > max(SMALL_ROWS, ROWS_PER_BYTE * packed):
                 raise DataError(
                     f"{path}: {column.num_values:,} values of column {column.path_in_schema} in {packed:,} "
-                    f"bytes, above {ROWS_PER_BYTE} a byte: {FIX}"
+                    f"bytes, above {ROWS_PER_BYTE} per byte: {FIX}"
                 )
             size = column.total_uncompressed_size
             _check(path, packed, size, PAGE_BYTES, f"column {column.path_in_schema}")

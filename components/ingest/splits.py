@@ -1,4 +1,4 @@
-"""Which split an Example goes to, so that nothing stands in two of them."""
+"""Assign Examples to splits so that nothing is in two of them."""
 
 import hashlib
 from collections.abc import Collection, Mapping
@@ -10,18 +10,18 @@ from deepcuts.components.core.examples import Example
 
 
 def content_key(example: Example) -> bytes:
-    """Return a key that is equal for Examples with the same text to a reader (``examples.plain``)."""
+    """Return a key that is equal for Examples that read the same (``examples.plain``)."""
     text = examples.plain(" ".join(examples.said(message) for message in example.messages))
     return hashlib.sha256(text.encode()).digest()[:16]
 
 
 MIN_EXAMPLES = 2
-"""Distinct examples that a split needs: of one, no interval can be given, so no gate could judge."""
+"""Distinct examples that a split needs; with one, there is no interval for the gate."""
 NOTHING: Mapping[bytes, str] = MappingProxyType({})
 
 
 def carve(key: bytes, valid_share: float, test_share: float, seed: int) -> str:
-    """Return the split of content by its hash, so that it stays there when other rows come and go."""
+    """Return the split of content by its hash, so that it does not depend on other rows."""
     place = int.from_bytes(hashlib.sha256(b"%d " % seed + key).digest()[:8]) / 2**64
     if place < test_share:
         return "test"
@@ -29,10 +29,10 @@ def carve(key: bytes, valid_share: float, test_share: float, seed: int) -> str:
 
 
 class Splitter:
-    """Places Examples one by one; splits without files of their own (``given``) are carved out of train.
+    """Assigns Examples one by one; splits without files of their own (``given``) are taken from train.
 
     Raises:
-        ValueError: shares that leave nothing to train on.
+        ValueError: the shares leave nothing to train on.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Splitter:
                 "leave something to train on"
             )
         self.wanted = {"train", *given}
-        """Splits that must not come out empty."""
+        """Splits that must not be empty."""
         self.carved = {name for name, share in (("valid", valid_share), ("test", test_share)) if share}
         self.carved -= set(given)
         self._moved = moved
@@ -58,9 +58,9 @@ class Splitter:
         self._held_out: dict[bytes, str] = {}
 
     def place(self, example: Example, split: str) -> str | None:
-        """Return the split of an ``example`` from a file of ``split``; None when another one has it already.
+        """Return the split of an ``example`` from a file of ``split``; None if another split has it already.
 
-        Give the files of test first, then valid, then train: test wins, then valid.
+        Pass the files of test first, then valid, then train: test wins, then valid.
         """
         key = content_key(example)
         if self._held_out.get(key, split) != split:
@@ -73,10 +73,10 @@ class Splitter:
 
 
 def top_up(files: Mapping[str, Path], carved: Collection[str], seed: int) -> dict[bytes, str]:
-    """Return what to move where so that train and every carved split has ``MIN_EXAMPLES`` distinct examples.
+    """Return moves of content so that train and every carved split has ``MIN_EXAMPLES`` distinct examples.
 
-    A hash leaves splits of a few rows empty now and then. What moves is drawn by a hash as well; nothing
-    moves where there is enough, or too little for all. ``files`` are the splits as written (JSONL).
+    With few rows, a hash sometimes leaves a split empty. Moves are chosen by a hash, too; nothing moves if
+    there is enough, or too little for all. ``files`` are the splits as written (JSONL).
     """
     pool = {"train", *carved}
     short = [split for split in sorted(pool) if not _holds(files[split], MIN_EXAMPLES)]
@@ -95,7 +95,7 @@ def top_up(files: Mapping[str, Path], carved: Collection[str], seed: int) -> dic
 
 
 def _holds(file: Path, count: int) -> bool:
-    """Return whether a split has at least ``count`` distinct examples."""
+    """Tell whether a split has at least ``count`` distinct examples."""
     found: set[bytes] = set()
     for example in examples.stream(file) if file.stat().st_size else ():
         found.add(content_key(example))
@@ -105,6 +105,6 @@ def _holds(file: Path, count: int) -> bool:
 
 
 def _keys(file: Path, seed: int) -> list[bytes]:
-    """Return the distinct content of a split, in an order drawn by ``seed``."""
+    """Return the distinct content of a split, in an order given by ``seed``."""
     keys = {content_key(example) for example in (examples.stream(file) if file.stat().st_size else ())}
     return sorted(keys, key=lambda key: hashlib.sha256(b"%d move " % seed + key).digest())

@@ -1,4 +1,4 @@
-"""Ingest: raw rows of any usual shape become checked Examples in train, valid and test, none in two."""
+"""Ingest: turn raw rows of any usual format into checked Examples in train, valid and test."""
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -24,7 +24,7 @@ from deepcuts.components.training.render import load_tokenizer
 
 SPLITS = ("train", "valid", "test")
 SNIFFED_ROWS = 100
-"""The format is recognised from this many rows."""
+"""The format is detected from this many rows."""
 
 
 def ingest(
@@ -47,18 +47,17 @@ def ingest(
     max_tokens: int,
     seed: int,
 ) -> Facts:
-    """Check and convert the rows of ``raw`` (a file or a folder), split them, set aside what cannot be used.
+    """Check, convert and split the rows of ``raw`` (a file or a folder); set aside unusable rows.
 
-    The tokenizer of ``base`` counts tokens. ``columns`` maps any table's columns to what they mean,
-    ``config`` picks one of several configurations. A conversation whose earlier answers its chat template
-    writes differently later becomes one example a turn. ``fold_system`` puts system turns into the first
-    question. Splits that ``raw`` lacks are carved out of train, with at least two examples each. ``preview``
-    (Markdown) and ``page`` (HTML) show what was read and what of it is learned. When the data is refused,
-    ``quarantine`` is the only output.
+    The tokenizer of ``base`` counts tokens. ``columns`` maps a table's columns to roles, ``config`` selects
+    one of several configurations. A conversation becomes one example per turn if its chat template writes
+    earlier answers differently later. ``fold_system`` moves system turns into the first question. Splits that
+    ``raw`` lacks are taken from train, with at least two examples each. ``preview`` (Markdown) and ``page``
+    (HTML) show what was read and what is learned. If the data is refused, ``quarantine`` is the only output.
 
     Raises:
-        DataError: too many bad rows, or a split that was asked for is empty.
-        ValueError: impossible shares, an unknown format or mapping, an output inside ``raw``.
+        DataError: there are too many bad rows, or a requested split is empty.
+        ValueError: the shares, format or mapping are invalid, or an output is inside ``raw``.
     """
     outputs = {"test": test, "valid": valid, "train": train, "labels": labels, "preview": preview}
     outputs |= {"page": page} if page else {}
@@ -72,7 +71,7 @@ def ingest(
     converter = Converter(load_tokenizer(base), form, columns or {}, bool(fold_system), max_tokens)
     with ExitStack() as staged:
         staging = {name: staged.enter_context(files.staged(path)) for name, path in outputs.items()}
-        with files.staged(quarantine) as aside:  # whole before the data is judged: people need to look
+        with files.staged(quarantine) as aside:  # written before the data is judged, for people to see
             places = {split: staging[split] for split in SPLITS} | {"quarantine": aside}
             splitter = Splitter(sources.splits.keys(), *shares)
             tally = read_all(sources, converter, splitter, places, took)
@@ -86,11 +85,11 @@ def ingest(
 
 
 def recognised(flag: str, columns: Mapping[str, str], sources: SourceFiles) -> tuple[str, str]:
-    """Return (format, what it took and why in words).
+    """Return (format, how it was chosen, in words).
 
     Raises:
-        ValueError: no such format.
-        DataError: the rows do not say what to learn.
+        ValueError: there is no such format.
+        DataError: the rows do not show what to learn.
     """
     if columns:
         mapped = ", ".join(f"{role} from {column}" for role, column in columns.items())
@@ -106,13 +105,13 @@ def recognised(flag: str, columns: Mapping[str, str], sources: SourceFiles) -> t
         if all(readers.kind(source.path) not in (".csv", ".tsv") for source in sources.splits["train"]):
             raise
         raise DataError(
-            f"{error}\n(names are taken from the first line: if that is a row, write them above it)"
+            f"{error}\n(names are taken from the first line: if it is a row, add a line of names above it)"
         ) from error
     return chosen, f"auto: rows have {' and '.join(formats.needed(rows, chosen))}"
 
 
 def _first_rows(sources: SourceFiles, wanted: Collection[str] | None) -> Iterable[Mapping[str, object]]:
-    """Yield the first rows; of Parquet the columns ``wanted``, or all where they hold nothing to learn."""
+    """Return the first rows; of Parquet the columns ``wanted``, or all if those hold nothing to learn."""
     every = [source for split in SPLITS for source in sources.splits.get(split, [])]
 
     def read(only: Collection[str] | None) -> list[Mapping[str, object]]:
@@ -135,7 +134,7 @@ def read_all(
     took: str,
     most_bytes: float = math.inf,
 ) -> Tally:
-    """Write every row to its place, and count; reading ends after ``most_bytes`` of rows, for a look."""
+    """Write every row to its place, and count; a preview stops after ``most_bytes`` of rows."""
     tally = Tally(converter.form, took, sources.skipped)
     for split, files_of in sources.splits.items():
         tally.files[split] = [" ".join(filter(None, (one.path.name, one.part))) for one in files_of]
@@ -146,7 +145,7 @@ def read_all(
     progress = ProgressLog(_about(sources) if most_bytes == math.inf else 0, "rows")
     with ExitStack() as opened:
         sinks = {name: opened.enter_context(path.open("wb")) for name, path in places.items()}
-        for split in reversed(SPLITS):  # the order that Splitter wants
+        for split in reversed(SPLITS):  # the order that Splitter requires
             rows = _first_bytes(_numbered(sources, split, converter), most_bytes)
             for item in converted(rows, converter):
                 for place, record in _placed(item, split, splitter, converter.max_tokens, tally):
@@ -156,7 +155,7 @@ def read_all(
 
 
 def _about(sources: SourceFiles) -> int:
-    """Return how many rows there are, about; 0 where a file does not say without being read whole."""
+    """Estimate the number of rows; 0 if a file would have to be read whole for it."""
     counts = [readers.about(source.path) for source in chain.from_iterable(sources.splits.values())]
     return sum(counts) if all(counts) else 0
 
@@ -176,7 +175,7 @@ def _first_bytes(rows: Iterator[Numbered], most: float) -> Iterator[Numbered]:
 
 
 def _with_sizes(rows: Iterator[Numbered]) -> Iterator[tuple[Numbered, int]]:
-    """Yield each row with the bytes up to it."""
+    """Yield each row with the number of bytes up to it."""
     total = 0
     for number, row in rows:
         total += len(str(row.values)) if isinstance(row, Row) else len(row.text)
@@ -190,7 +189,7 @@ def _wanted(converter: Converter) -> set[str]:
 
 
 def _count_unread(sources: SourceFiles, converter: Converter, tally: Tally) -> None:
-    """Count the Parquet columns that are not even decoded."""
+    """Count the Parquet columns that are not decoded."""
     for source in chain.from_iterable(sources.splits.values()):
         if readers.kind(source.path) == ".parquet":
             names, rows = parquet_files.columns(source.path)
@@ -201,14 +200,14 @@ def _count_unread(sources: SourceFiles, converter: Converter, tally: Tally) -> N
 def _placed(
     item: Converted | BadRow, split: str, splitter: Splitter, max_tokens: int, tally: Tally
 ) -> Iterator[tuple[str, Example | BadRow]]:
-    """Yield (name of its output, record) of what is written of a row; ``tally`` counts all of it."""
+    """Yield (output name, record) for all that is written of a row, counting it in ``tally``."""
     tally.rows += 1
     if isinstance(item, BadRow):
         tally.set_aside(item)
         yield "quarantine", item
         return
     tally.changes.update(item.changes)
-    place = splitter.place(item.whole, split)  # of the whole: its turns or pieces stay together
+    place = splitter.place(item.whole, split)  # by the whole, so that its turns or pieces stay together
     tally.split_conversations += len(item.parts) > 1 and item.whole.form is None
     for part in item.parts:
         if part.example.tokens > max_tokens:
@@ -238,8 +237,8 @@ def _judge(tally: Tally, splitter: Splitter, max_bad_share: float, max_tokens: i
     for split in sorted(splitter.carved):
         if tally.examples and tally.examples[split] < splits.MIN_EXAMPLES:
             raise DataError(
-                f"no example for {split}, or too few: the {tally.examples.total()} usable rows say too few "
-                f"different things for splits of {splits.MIN_EXAMPLES} each; give more, or a file for {split}"
+                f"no example for {split}, or too few: the {tally.examples.total()} usable rows have too few "
+                f"different texts for splits of {splits.MIN_EXAMPLES} each; give more, or a file for {split}"
             )
     for split in SPLITS:
         if split in splitter.wanted and not tally.examples[split]:
@@ -248,8 +247,8 @@ def _judge(tally: Tally, splitter: Splitter, max_bad_share: float, max_tokens: i
                 f"max_tokens {max_tokens}, {tally.overlap_removed} in another split: give more rows, "
                 "raise max_tokens, or change the shares"
             )
-    if 0 < tally.examples["test"] < splits.MIN_EXAMPLES:  # said now, as the gate would only after training
-        raise DataError("test has 1 example, and no interval can be given of one: add rows to its file")
+    if 0 < tally.examples["test"] < splits.MIN_EXAMPLES:  # the gate would fail only after training
+        raise DataError("test has 1 example, too few for an interval: add rows to its file")
 
 
 def _check(raw: Path, outputs: list[Path], max_bad_share: float, max_tokens: int) -> None:

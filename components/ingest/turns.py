@@ -1,4 +1,4 @@
-"""Turns of a conversation in any dialect, as Messages in a trainable order; repairs are counted."""
+"""Convert the turns of a conversation in any dialect to Messages in a trainable order, counting repairs."""
 
 import json
 import re
@@ -33,31 +33,31 @@ ROLES: dict[str, Role] = {
     "tool_response": "tool",
 }
 CONTENT = ("content", "value", "text", "parts")
-"""Keys of a turn that hold what it says, the likeliest first."""
+"""Keys of a turn with its content, likeliest first."""
 TURN_KEYS = {
     *("role", "from", "tool_calls", "function_call", "tool_call_id", "name"),
     *("reasoning_content", "reasoning", "thinking", *masks.LEARNED, *masks.MASKED, *masks.UNCLEAR),
 }
-"""What a turn may say that is used; other keys are counted as not used."""
+"""Keys of a turn that are used; others are counted as not used."""
 THOUGHTS = ("thinking", "reasoning")
-"""Types of parts that are what the assistant thought."""
+"""Types of parts with the assistant's reasoning."""
 ADVICE = {
     "tool_use": "write it as the turn's tool_calls",
     "tool_result": "write it as a turn of role tool",
 }
-"""For parts that could be trained."""
+"""Advice for parts that could be trained in another form."""
 ORDER = re.compile("s?a?(u(at+)*a)+")
 """A system turn, an assistant's greeting, then questions, calls with their results, and answers."""
 
 
 def conversation(turns: Iterable[Mapping[str, Any]], changes: Counter[str]) -> tuple[Message, ...]:
-    """Return ``turns`` as Messages that end with a learned answer; ``changes`` counts what was repaired.
+    """Return ``turns`` as Messages that end with a learned answer; ``changes`` counts repairs.
 
-    An empty system turn is dropped, user turns in a row are joined, turns behind the last learned answer are
-    cut off, an answer before the first question is context.
+    Empty system turns are dropped, consecutive user turns joined, turns after the last learned answer cut
+    off, and answers before the first question kept as context.
 
     Raises:
-        DataError: they cannot be trained on; the message is the reason.
+        DataError: the turns cannot be trained on; the message is the reason.
     """
     found = [_message(turn, changes) for pair in turns for turn in _spoken(pair)]
     found = _joined(found, changes)
@@ -68,7 +68,7 @@ def conversation(turns: Iterable[Mapping[str, Any]], changes: Counter[str]) -> t
             raise DataError(
                 "every assistant turn is masked (weight 0, loss false), so nothing to learn: leave one at 1"
             )
-        changes["turns behind the last learned answer, cut off"] += 1
+        changes["turns after the last learned answer, cut off"] += 1
         found.pop()
     order = "".join(message.role[0] for message in found)
     if "u" not in order:
@@ -86,7 +86,7 @@ def conversation(turns: Iterable[Mapping[str, Any]], changes: Counter[str]) -> t
 
 
 def _spoken(turn: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return a turn that names its speakers as keys, ``{"human": ..., "assistant": ...}``, one for each."""
+    """Split a turn with speakers as keys, ``{"human": ..., "assistant": ...}``, into one per speaker."""
     spoken = {ROLES.get(str(key).strip().lower(), ""): value for key, value in turn.items()}
     order = ("system", "user", "assistant")
     if not turn or spoken.keys() - set(order) or len(spoken) < len(turn):
@@ -108,7 +108,7 @@ def _message(turn: Mapping[str, Any], changes: Counter[str]) -> Message:
     role = ROLES.get(speaker.strip().lower()) if isinstance(speaker, str) else None
     if role is None:
         shown = repr(speaker[:40]) if isinstance(speaker, str) else f"of type {type(speaker).__name__}"
-        raise DataError(f"role {shown} is none of {', '.join(ROLES)}: rename it")
+        raise DataError(f"role {shown} is not one of {', '.join(ROLES)}: rename it")
     content = turn.get(held)
     weight = masks.weight(turn, role, changes)
     if str(speaker).strip().lower() in ("function_call", "tool_call"):
@@ -119,9 +119,9 @@ def _message(turn: Mapping[str, Any], changes: Counter[str]) -> Message:
     reasoning = _reasoning(turn, content) if role == "assistant" else ""
     if content is None and not calls and not turn.keys() & set(CONTENT):
         keys = ", ".join(sorted(map(str, turn)))[:100]
-        raise DataError(f"a turn of role {speaker} has no content, its keys are {keys}: name what it says")
+        raise DataError(f"a turn of role {speaker} has no content, its keys are {keys}: add its content")
     if role == "tool" and content is not None and not isinstance(content, str) and not _in_parts(content):
-        content = json.dumps(content, ensure_ascii=False)  # what a server would send of such a result
+        content = json.dumps(content, ensure_ascii=False)  # as a server would send it
     text = "" if content is None else _content(content, role)
     if not text.strip() and not calls and role in ("user", "assistant"):
         raise DataError(f"empty {role} content: fill it, or drop the row")
@@ -150,17 +150,17 @@ def _joined(messages: Sequence[Message], changes: Counter[str]) -> list[Message]
 
 
 def _in_parts(value: object) -> bool:
-    """Return whether a list is content in parts, not a result that happens to be a list."""
+    """Tell whether a list is content in parts, not a result that happens to be a list."""
     return isinstance(value, list) and all(isinstance(p, Mapping) and "type" in p for p in value)
 
 
 def _content(value: object, role: str) -> str:
-    """Return the text, or the text parts of a list; other parts are refused by their name."""
-    value = [value] if isinstance(value, Mapping) and "type" in value else value  # a part alone
+    """Return the text, or the joined text parts of a list; other parts are refused."""
+    value = [value] if isinstance(value, Mapping) and "type" in value else value  # a single part
     if not isinstance(value, list):
         return text(value, f"{role} content")
     if len(value) > 1 and not any(isinstance(part, Mapping) for part in value):
-        raise DataError(f"{role} content is a list of {len(value)} values: give one, or join them to a text")
+        raise DataError(f"{role} content is a list of {len(value)} values: give one, or join them into one")
     parts = []
     for part in value:
         kind = part.get("type", "text") if isinstance(part, Mapping) else "text"
@@ -178,7 +178,7 @@ def text(value: object, what: str) -> str:
     """Return ``value`` if it is a string without NUL.
 
     Raises:
-        DataError: it is not; names ``what`` it is.
+        DataError: it is not; the message begins with ``what``.
     """
     if not isinstance(value, str):
         raise DataError(f"{what} is {type(value).__name__}, not text: make it a string")
@@ -191,7 +191,7 @@ def tools(value: object) -> tuple[dict[str, Any], ...]:
     """Return function schemas in OpenAI's form, from a list or its JSON.
 
     Raises:
-        DataError: they are no functions with names.
+        DataError: they are not functions with names.
     """
     listed = parsed(value, "tools") if isinstance(value, str) else value
     if not listed:
@@ -229,12 +229,12 @@ def _call(call: object) -> ToolCall:
     if not isinstance(name, str) or not name:
         raise DataError("a tool call has no name: add it")
     if not isinstance(arguments, Mapping):
-        raise DataError(f"arguments of the call {name[:40]!r} are no JSON object: make them one")
+        raise DataError(f"arguments of the call {name[:40]!r} are not a JSON object: make them one")
     return ToolCall(name, dict(arguments), str(call.get("id") or ""))
 
 
 def _reasoning(turn: Mapping[str, Any], content: object) -> str:
-    """Return what the assistant thought: a key of the turn, or parts of its content."""
+    """Return the assistant's reasoning: a key of the turn, or parts of its content."""
     for key in ("reasoning_content", *THOUGHTS):
         if turn.get(key):
             return text(turn[key], key)

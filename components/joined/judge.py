@@ -1,4 +1,4 @@
-"""A model scored and judged in one task, and made cheaper to serve; see ``prepare.py`` for why."""
+"""Score and judge a model, and quantize it, in one task; see ``prepare.py`` for why."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -9,11 +9,11 @@ from deepcuts.components.core.container import ChainedStep, between, chain, part
 from deepcuts.components.evaluate.component import MAX_NEW_TOKENS
 
 GROUP_SIZE, CALIBRATION_TOKENS = 32, 8192
-"""Columns that share a 4-bit scale, and text for GPTQ: what small models stand."""
+"""Columns that share a 4-bit scale, and tokens of text for GPTQ, chosen for small models."""
 
 
 def _evaluate(given: Any, base: Any, model: str, scorecard: Any) -> ChainedStep:
-    """Score ``model``, made of ``base``; ``given`` are the parameters of the whole component."""
+    """Score ``model``, made from ``base``; ``given`` are the parameters of the whole component."""
     return part(
         "deepcuts.components.evaluate.step",
         base=base.path,
@@ -73,7 +73,7 @@ def evaluate_and_accept(
     margin_nats: float,
     seed: int,
 ):
-    """Score a model made of ``base``; pass it on only if it is no worse than ``base`` by the margin."""
+    """Score a model made from ``base``; accept it only if it is no worse by the margin."""
     given = SimpleNamespace(**locals())
     return chain(
         "train",
@@ -118,9 +118,9 @@ def accept_and_quantize(
     margin_nats: float,
     seed: int,
 ):
-    """Judge a model made of ``base``, then what it is in the cheapest format that keeps its quality.
+    """Judge a model made from ``base``, then its cheapest format that keeps quality.
 
-    The format is chosen on ``valid`` and judged on ``split``, against what the first gate passed on.
+    The format is chosen on ``valid`` and judged on ``split``, against the first gate's result.
     """
     given, whole, chosen = SimpleNamespace(**locals()), between("whole"), between("chosen")
     return chain(
@@ -174,9 +174,9 @@ def choose_student(
     margin_nats: float,
     seed: int,
 ):
-    """Pass the student on if it beats its control by ``gain_nats`` and holds against the teacher.
+    """Accept the student if it beats its control by ``gain_nats`` and holds against the teacher.
 
-    The better of student and control is judged against the teacher by the scores it already has.
+    The better of student and control is judged by the scores it already has.
     """
     given, best = SimpleNamespace(**locals()), between("best")
     return chain(

@@ -1,6 +1,6 @@
-"""Data for a training in one task: for each task Kubeflow takes 20 s and 60 kB of a run's status by itself.
+"""Prepare training data in one task: each Kubeflow task costs 20 s and 60 kB of a run's status.
 
-What stands between the steps of a task lies in its scratch folder and is not uploaded.
+Files passed between the steps of a task are in its scratch folder and are not uploaded.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from deepcuts.components.plan.budget import RESERVE_SHARE
 
 
 def fetch_data_part(given: Any) -> ChainedStep:
-    """Bring the raw data in."""
+    """Fetch the raw data."""
     return part(
         "deepcuts.components.fetch.step",
         uri=given.uri,
@@ -32,7 +32,7 @@ def ingest_part(given: Any, **changed: object) -> ChainedStep:
 
 
 def select_part(given: Any, corpus: str, cut: str) -> ChainedStep:
-    """Keep of ``corpus`` the examples worth their tokens, as ``cut``."""
+    """Select the examples of ``corpus`` worth their tokens, as ``cut``."""
     return part(
         "deepcuts.components.select.step",
         base=given.base.path,
@@ -69,9 +69,14 @@ def curriculum_part(given: Any, cut: str) -> ChainedStep:
 
 
 def plan_part(given: Any, selected: Sequence[str], **own: object) -> ChainedStep:
-    """Plan the training; ``selected`` are the steps before it in this task, which its budget pays for."""
+    """Plan the training; ``selected`` are earlier steps of this task, paid from its budget."""
     charged = ", ".join(f'"{step}": "{given.receipt.path}_{step}"' for step in selected)
-    own = {"receipts": f"{{{charged}}}", "planned": given.planned, "report": given.plan.path} | own
+    own = {
+        "train": given.train.path,
+        "receipts": f"{{{charged}}}",
+        "planned": given.planned,
+        "report": given.plan.path,
+    } | own
     return part("deepcuts.components.plan.step", **plan_step.flags(given, **own))
 
 
@@ -80,6 +85,7 @@ def _ordered(given: Any) -> dsl.ContainerSpec:
     corpus, cut = between("corpus"), between("cut")
     names = ("deadline_hours", "budget_usd", "serve_on", "candidates")
     own = {name: getattr(given, name) for name in names} | {
+        "train": cut,
         "watched": "true",
         "reserve_share": f"{RESERVE_SHARE:g}",
     }
@@ -130,9 +136,9 @@ def fetch_and_plan(
     teaching: str,
     split_seed: int,
 ):
-    """Bring raw data into the pipeline, check, convert and split it, and plan a training on it.
+    """Fetch raw data, check, convert and split it, and plan a training on it.
 
-    ``teaching`` is the method by which the base teaches what is made of it; empty where it does not.
+    ``teaching`` is the method by which the base teaches the model made from it; empty for none.
     """
     given = SimpleNamespace(**locals(), seed=split_seed)
     taught = f'{{"teacher": "{base.path}", "method": "{teaching}", "train": "{train.path}"}}'
@@ -196,5 +202,5 @@ def ingest_and_plan(
     candidates: list,
     seed: int,
 ):
-    """Bring data in, keep and order the examples worth their tokens (``train``), and plan their training."""
+    """Fetch data, select and order examples worth their tokens (``train``), and plan training."""
     return _ordered(SimpleNamespace(**locals()))

@@ -1,4 +1,4 @@
-"""Data for a search or a distillation in one task, selected and planned for; see ``prepare.py``."""
+"""Prepare data for a search or a distillation in one task, and plan it; see ``prepare.py``."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -65,7 +65,7 @@ def select_and_plan(
     max_examples: int,
     seed: int,
 ):
-    """Bring data in, keep the examples worth their tokens (``train``), and plan the trials of a search."""
+    """Fetch data, select the examples worth their tokens (``train``), and plan the trials of a search."""
     given = SimpleNamespace(**locals())
     return _selected(given, plan_part(given, ("select",), space=space, parallel=parallel))
 
@@ -116,7 +116,7 @@ def select_and_plan_student(
     max_examples: int,
     seed: int,
 ):
-    """Bring data in, keep the examples worth their tokens, and plan how ``base`` teaches ``student``."""
+    """Fetch data, select the examples worth their tokens, and plan how ``base`` teaches ``student``."""
     given = SimpleNamespace(**locals())
     made = f'"layers": "{layers}", "config": {student_config}, "method": "{teaching}"'
     taught = f'{{"teacher": "{base.path}", "train": "{given.train.path}", {made}}}'

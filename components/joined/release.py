@@ -1,4 +1,4 @@
-"""A released model with the ledger of what it cost, in one task; see ``prepare.py`` for why."""
+"""Release a model with the ledger of its cost, in one task; see ``prepare.py`` for why."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -57,7 +57,7 @@ def bill_and_publish(
     store: str,
     name: str,
 ):
-    """Release the model that the gate passed on, with what it took to make it."""
+    """Release the model that the gate passed on, with the cost of making it."""
     return _release(SimpleNamespace(**locals()), training="")
 
 
@@ -76,9 +76,9 @@ def bill_and_publish_steered(
     store: str,
     name: str,
 ):
-    """Release a model with what a search, or a watch, says of its ``training``.
+    """Release a model with a search's, or a watcher's, report on its ``training``.
 
-    Those hand on a recipe, or nothing, and a ledger finds what came from the cache by artifacts: without this
-    input their cost would be missing from the bill.
+    These pass on a recipe or nothing, and the ledger finds cached work by artifacts: without this input their
+    cost would be missing.
     """
     return _release(SimpleNamespace(**locals()), training.path)

@@ -1,4 +1,4 @@
-"""Charges: what every attempt of every task cost. Receipts and node pools in, rows and totals out."""
+"""Charges: price every attempt of every task, from receipts and node pools to rows and totals."""
 
 import datetime
 import glob
@@ -33,9 +33,9 @@ CUTS = {
     "watch": "asynchronous evaluation",
     "select": "data selection",
 }
-"""The cut a step is there for; LoRA, checkpointing and compilation are inside ``finetune``."""
+"""The cut that a step implements; LoRA, checkpointing and compilation are inside ``finetune``."""
 MAX_ATTEMPTS = 1000
-"""A receipt with a higher number is broken; without a bound it would ask for as many rows."""
+"""A higher attempt number means a broken receipt; unlimited, it would create as many rows."""
 
 
 class Quantity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,7 +47,7 @@ class Quantity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Of one node."""
+    """Price of one node."""
 
     usd_per_hour: float
     source: str
@@ -60,7 +60,7 @@ class Charge(
     kw_only=True,
     rename={"start": "ChargePeriodStart", "end": "ChargePeriodEnd", "usd": "EffectiveCost"},
 ):
-    """One attempt of one task; FOCUS column names where FOCUS has one."""
+    """One attempt of one task; with FOCUS's column names where they exist."""
 
     task: str
     step: str
@@ -76,25 +76,27 @@ class Charge(
     quantity: Quantity | None
     price: Price | None
     usd: float | None
-    """``node_seconds`` x ``usd_per_hour``: a node is billed whole. Null is unknown, never 0."""
+    """``node_seconds`` x ``usd_per_hour`` of the whole node. Null is unknown, never 0."""
     unknown_because: str | None
     tokens: int | None
     facts: Facts
     reused: bool = False
     """Made and paid for in an earlier run."""
+    message: str = ""
+    """Why an attempt did not end well."""
 
 
 class Total(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     usd: float | None
-    """Sum of the known charges; null when there are charges and none is known."""
+    """Sum of the known charges; null if there are charges but none is known."""
     unknown: int
-    """Charges of unknown cost: ``usd`` is a lower bound when this is not 0."""
+    """Number of charges of unknown cost; if not 0, ``usd`` is a lower bound."""
     node_seconds: float
     tokens: int
 
 
 def read_receipts(path: Path) -> list[Receipt]:
-    """Return the receipts of a task: its own, those of failed attempts next to it, or a folder of trials'."""
+    """Return a task's receipts: its own with those of failed attempts next to it, or a folder of trials'."""
     if path.is_dir():
         return [receipt_files.read(name) for name in sorted(path.rglob("*")) if name.is_file()]
     earlier = sorted(path.parent.glob(f"{glob.escape(path.name)}.attempt-*"))
@@ -106,16 +108,16 @@ def charges(
     pools: Mapping[str, NodePool],
     reused: Container[str] | None = None,
 ) -> list[Charge]:
-    """Return one row per attempt; without a receipt its cost is unknown, not zero: it was paid for too.
+    """Return one row per attempt; without a receipt its cost is unknown, not zero, as it was paid for, too.
 
     Args:
-        receipts: Task name to the receipts of its attempts, any order; none where the task left none.
+        receipts: Receipts of the attempts by task name, in any order; empty if the task left none.
         pools: Node pools by name.
-        reused: Tasks that an earlier run paid for, where ``receipts`` are the records of a run, which hold
-            lost attempts as well; without it a gap in the attempts' numbers is a lost attempt.
+        reused: Tasks that an earlier run paid for, if ``receipts`` are the records of a run, which include
+            lost attempts; without it, a gap in the attempt numbers counts as a lost attempt.
 
     Raises:
-        DataError: a receipt that cannot be (time not ISO 8601, negative seconds, attempt 0).
+        DataError: a receipt is impossible (time not ISO 8601, negative seconds, attempt 0).
     """
     rows = []
     for task, attempts in receipts.items():
@@ -127,9 +129,9 @@ def charges(
 
 
 def to_focus_row(row: Charge) -> dict[str, Any]:
-    """Return a line of ``ledger.jsonl``: the charge, with the columns of FOCUS 1.2 for cost tools.
+    """Return a line of ``ledger.jsonl``: the charge, with FOCUS 1.2 columns for cost tools.
 
-    ``BilledCost`` is null: no invoice has been compared.
+    ``BilledCost`` is null, as no invoice has been compared.
     """
     seconds = row.quantity.node_seconds if row.quantity else None
     columns: dict[str, Any] = msgspec.to_builtins(row)
@@ -151,7 +153,7 @@ def read(path: Path) -> list[Charge]:
     """Read the charges of a ``ledger.jsonl``, without the FOCUS columns.
 
     Raises:
-        FileNotFoundError, DataError: there is none, or it is not a ledger.
+        FileNotFoundError, DataError: the file does not exist, or is not a ledger.
     """
     try:
         return msgspec.json.Decoder(Charge).decode_lines(path.read_bytes())
@@ -160,7 +162,7 @@ def read(path: Path) -> list[Charge]:
 
 
 def total(rows: Iterable[Charge]) -> Total:
-    """Return the known charges added up, the unknown ones counted."""
+    """Return the sum of known charges and the number of unknown ones."""
     rows = list(rows)
     known = [row.usd for row in rows if row.usd is not None]
     return Total(
@@ -213,6 +215,7 @@ def _charge(task: str, receipt: Receipt, pools: Mapping[str, NodePool]) -> Charg
         unknown_because=unknown_because,
         tokens=receipt.tokens,
         facts=receipt.facts,
+        message=receipt.message,
     )
 
 

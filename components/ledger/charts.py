@@ -1,4 +1,4 @@
-"""Charts as inline SVG: no script, no reference outside, colours from the page's style sheet."""
+"""Draw charts as inline SVG, without scripts or external references, in the page's colours."""
 
 import datetime
 import io
@@ -18,17 +18,18 @@ from deepcuts.components.ledger.charges import Charge
 from deepcuts.components.ledger.formatting import duration, short
 
 WIDTH, ROW, MARGIN = 330, 20, 66
-"""Points. A phone shows them about 1:1, a desktop in two columns 1.5:1: text of 11 is readable on both."""
+"""Points. A phone shows them about 1:1, a desktop in two columns at 1.5:1, so text of 11 is readable on
+both."""
 INK, LINE = "#000001", "#000002"
 SERIES = ["#000011", "#000012", "#000013", "#000014", "#000015", "#000016"]
 CSS = {INK: "currentColor", LINE: "var(--line)"} | {c: f"var(--series-{i})" for i, c in enumerate(SERIES)}
-"""matplotlib wants colours now, the page decides on light or dark later: exchanged in the finished SVG."""
+"""Placeholder colours, replaced in the finished SVG because the page decides on light or dark later."""
 FONT = "font-family: 'DejaVu Sans'; "
-"""Measured with, not drawn with: the page's own font is drawn."""
+"""Font for measuring text; the page's own font is drawn."""
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "svg.fonttype": "none",  # text stays text: small, selectable, in the page's font
-    "text.parse_math": False,  # a dollar sign is a dollar sign
+    "text.parse_math": False,  # a dollar sign is just a dollar sign
     "font.size": 11,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -54,9 +55,9 @@ MAX_BARS, MAX_POINTS, NAME = 30, 200, 18
 
 class CurvePoint(msgspec.Struct, frozen=True):
     tokens: float
-    """Trained so far."""
+    """Trained tokens so far."""
     loss: float | None
-    """Training loss in nats per answer token; null where it was not finite."""
+    """Training loss in nats per answer token; null if it was not finite."""
 
 
 def timeline(rows: Sequence[Charge]) -> Markup:
@@ -117,7 +118,7 @@ def memory(rows: Sequence[Charge]) -> Markup:
 
 
 def losses(curves: Mapping[str, Sequence[CurvePoint]]) -> Markup:
-    """Draw loss against trained tokens, of training and of what watched it; empty if there is no point."""
+    """Draw loss against trained tokens, from training and the watcher; empty without points."""
     named = {
         f"{WATCHED} (validation)" if name == WATCHED else name: points for name, points in curves.items()
     }
@@ -139,7 +140,7 @@ def losses(curves: Mapping[str, Sequence[CurvePoint]]) -> Markup:
 
 
 def trade(points: Mapping[str, tuple[float, float]]) -> Markup:
-    """Draw the loss of runs against what they cost; empty if there is no run with both."""
+    """Draw the loss of runs against their cost; empty if no run has both."""
     if not points:
         return Markup()
     colours = {name: SERIES[i % len(SERIES)] for i, name in enumerate(list(points)[: len(SERIES)])}
@@ -155,9 +156,9 @@ def trade(points: Mapping[str, tuple[float, float]]) -> Markup:
 
 
 def fold(spans: Sequence[tuple[float, float]]) -> tuple[list[float], list[tuple[float, float]]]:
-    """Return where each (start, end) begins once long idle time is cut, and the (position, seconds) cut.
+    """Return the new start of each (start, end) with long idle time cut, and each cut (position, seconds).
 
-    A step served from a cache ran hours or days before the others, which would be slivers on a true scale.
+    A step served from a cache ran hours or days before the others, which would be too thin on a true scale.
     """
     busy = sum(end - start for start, end in spans)
     lefts, folds = [0.0] * len(spans), []
@@ -222,13 +223,13 @@ def _bars(rows: Sequence[Charge]) -> tuple[Figure, Axes]:
 
 
 def svg(figure: Figure, colours: Mapping[str, str], title: str, columns: int = 2) -> Markup:
-    """Return the finished figure: legend on top, theme colours, no reference outside the page."""
+    """Return the finished figure: legend on top, theme colours, no external references."""
     handles = [Patch(color=colour, label=short(name, 2 * NAME)) for name, colour in colours.items()]
     figure.legend(handles=handles, loc="outside upper left", ncols=columns)
     out = io.StringIO()
     figure.savefig(out, format="svg", transparent=True)
     text = out.getvalue().replace(FONT, "")
-    text = text[text.index("<g id=") :]  # drops doctype, namespaces and metadata: they hold foreign URLs
+    text = text[text.index("<g id=") :]  # drops doctype, namespaces and metadata, which contain external URLs
     text = re.sub('<g id="[^"]*"', "<g", text)  # matplotlib numbers them from 1 in each chart
     text = re.sub(r"(fill|stroke): (#0000\d\d)", lambda match: f"{match[1]}: {CSS[match[2]]}", text)
     width, height = (side * 72 for side in figure.get_size_inches())

@@ -17,18 +17,18 @@ def ledger(
     nodepools: dict,
     margin_nats: float,
 ):
-    """Add up what a run cost, task by task, and the quality it bought; after success and after failure.
+    """Add up the cost of a run, by task, and the quality it bought; after success or failure.
 
     Args:
-        ledger: Folder of ledger.jsonl (one charge an attempt) and ledger.json (totals, verdict).
-        summary: The same for people, short.
+        ledger: Folder of ledger.jsonl (one charge per attempt), ledger.json (totals, verdict).
+        summary: A short version for people.
         report: The same as a page with charts.
         receipt: What the ledger itself took.
-        scorecards: TASK/OUTPUT of each scorecard by its name: before, after, more if there are.
+        scorecards: TASK/OUTPUT of each scorecard by name: before, after, and others.
         curves: TASK/OUTPUT of each loss curve by the name of its training.
         plans: TASK/OUTPUT of each plan by the name of its training.
-        nodepools: Where steps run and what an hour there costs.
-        margin_nats: Largest rise of the completion loss that counts as equal quality.
+        nodepools: Where steps run, and the price per hour.
+        margin_nats: Largest rise of the completion loss that counts as equal.
     """
     return container(
         "deepcuts.components.ledger.step",

@@ -1,20 +1,25 @@
-"""Figures and names as people read them."""
+"""Format figures and names for people."""
+
+import re
 
 from deepcuts.components.core.receipts import SETTING, Fact, Facts
 from deepcuts.components.core.verdicts import PREFIX, read
 from deepcuts.components.ledger.charges import Total
 
 UNKNOWN = "unknown"
+NO_BREAK = "\u00a0"
+MINUS = re.compile(r"(?<![\w.,−-])-(?=\d)")
+"""A hyphen that stands for a minus; in a name or a date it stands behind a letter or a figure."""
 
 
 def short(text: str, limit: int) -> str:
-    """Shorten to one line of at most ``limit`` characters: a hostile name must not fill the page."""
-    line = " ".join(text.split())
+    """Shorten to one line of at most ``limit`` characters, so that a hostile name cannot fill the page."""
+    line = re.sub(rf"[^\S{NO_BREAK}]+", " ", text).strip()
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def money(usd: float | None) -> str:
-    """Format dollars: two decimals from one dollar up, four below."""
+    """Format dollars: two decimals from one dollar, four below."""
     if usd is None:
         return UNKNOWN
     if 0 < usd < 0.0001:
@@ -23,7 +28,7 @@ def money(usd: float | None) -> str:
 
 
 def cost(total: Total) -> str:
-    """Format a total, and say what is missing in it."""
+    """Format a total, with the number of unknown charges."""
     if total.usd is None:
         return UNKNOWN
     return f"at least {money(total.usd)}, {total.unknown} unknown" if total.unknown else money(total.usd)
@@ -32,7 +37,7 @@ def cost(total: Total) -> str:
 def size(count: float) -> str:
     """Format bytes in binary units."""
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1000:  # 1000, so that three figures always do
+        if abs(count) < 1000:  # not 1024, so that three figures always suffice
             return f"{count:.3g} {unit}"
         count /= 1024
     return f"{count:,.4g} TiB"
@@ -49,19 +54,44 @@ def duration(seconds: float) -> str:
 
 
 def number(value: float) -> str:
-    """Format counts whole, measurements to four figures and to no less than one."""
+    """Format counts in full, and measurements to four figures."""
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:,.0f}" if 1e4 <= abs(value) < 1e12 else f"{value:,.4g}"
 
 
 def change(nats: float) -> str:
-    """Format nats with a sign, using a real minus."""
+    """Format nats with a sign, using a real minus sign."""
     return f"{nats:+.3f}".replace("-", "−")
 
 
+def percent(share: float, digits: int = 0) -> str:
+    """Format a share, with a space that no line ends at."""
+    return f"{share * 100:,.{digits}f}{NO_BREAK}%"
+
+
+def tenths(share: float) -> str:
+    """Format a share to a tenth of a per cent."""
+    return percent(share, 1)
+
+
+def nats(loss: float) -> str:
+    """Format a loss."""
+    return f"{loss:.3f}"
+
+
+def unbroken(text: str) -> str:
+    """Return a figure and its unit as one word."""
+    return text.replace(" ", NO_BREAK)
+
+
+def prose(text: str) -> str:
+    """Write the figures of a sentence as everywhere else: a real minus, a space before per cent."""
+    return re.sub(r"(?<=\d) ?%", f"{NO_BREAK}%", MINUS.sub("−", text))
+
+
 def evidence(facts: Facts) -> dict[str, str]:
-    """Map what a step measured from label to text, at most 24; no verdicts, settings or names."""
+    """Return a step's measurements as label and text, at most 24, without verdicts, settings and names."""
     names = [
         name
         for name in facts
@@ -71,16 +101,16 @@ def evidence(facts: Facts) -> dict[str, str]:
 
 
 def verdicts(facts: Facts) -> dict[str, str]:
-    """Map each cut to what its step says about it; 3 at most, as a step judges."""
+    """Return the step's verdict on each cut, at most 3."""
     return {short(found.cut, 32): short(str(found), 200) for found in read(facts)[:3]}
 
 
 def _readable(facts: Facts) -> dict[str, str]:
-    return {short(label, 32): short(text, 48) for label, text in map(fact, facts.items())}
+    return {short(label, 32): short(text, 80) for label, text in map(fact, facts.items())}
 
 
 def fact(item: tuple[str, Fact]) -> tuple[str, str]:
-    """Return (label, text) of one fact; its unit is in its name, as everywhere in this project."""
+    """Return (label, text) of a fact, whose unit is part of its name."""
     name, value = item
     words = name.replace("_", " ")
     stem, _, unit = words.rpartition(" ")
@@ -99,6 +129,6 @@ def fact(item: tuple[str, Fact]) -> tuple[str, str]:
         case _, "usd":
             return stem, money(value)
         case _, "share" | "efficiency":
-            return words, f"{value:.2%}"
+            return words, percent(value, 2)
         case _:
             return words, number(value)

@@ -8,34 +8,39 @@ import msgspec
 from deepcuts.components.core.receipts import FINE
 from deepcuts.components.core.run_records import CHAIN
 from deepcuts.components.core.scorecards import Comparison, Sample, Scorecard
+from deepcuts.components.ledger import formatting
 from deepcuts.components.ledger.charges import NO_RECEIPT, Charge, Price, Total, total, totals
 from deepcuts.components.ledger.plans import Bound, PlanAccuracy, bound, goodput_share, plan_accuracy
 
 BEFORE, AFTER = "before", "after"
-"""The scorecards of the model the run started from, and of the one it made."""
+"""Names of the scorecards of the model the run started from and of the one it made."""
 
 QualityVerdict = Literal["better", "equal within the margin", "undecided", "worse", "not measured"]
 
 QUALITY_ACTIONS: dict[QualityVerdict, str] = {
     "better": "publish the model",
-    "equal within the margin": "keep whichever of the two is cheaper to serve: quality did not change",
-    "undecided": "score more examples: the interval still reaches over the margin",
+    "equal within the margin": "keep the one that is cheaper to serve: quality did not change",
+    "undecided": "score more examples: the interval still extends beyond the margin",
     "worse": "do not publish: keep the model from before",
-    "not measured": "evaluate the model before and after: without that no cut has paid",
+    "not measured": "evaluate the model before and after: without that no cut has paid off",
 }
-END_ACTIONS = {
-    "config": "correct its configuration, then rerun",
-    "data": "correct its input, then rerun",
-    "infrastructure": "rerun, finished tasks come from the cache",
-    "preempted": "rerun, it resumes from its checkpoint",
-    "gate": "read in its log what the gate refused",
-    "bug": "report the traceback in its log",
-    NO_RECEIPT: "read its log: it was killed, or never ran",
+ENDINGS = {
+    "config": ("is configured wrongly", "correct its configuration, then rerun"),
+    "data": ("could not use its input", "correct its input, then rerun"),
+    "infrastructure": (
+        "failed because store, network, memory or disk were not available",
+        "rerun, finished tasks come from the cache",
+    ),
+    "preempted": ("was preempted", "rerun, it resumes from its checkpoint"),
+    "gate": ("was refused by its gate", "change what it refused, or the bound"),
+    "bug": ("met a bug", "report the traceback in its log"),
+    NO_RECEIPT: ("left no receipt", "read its log: it was killed, or never ran"),
 }
+"""How an attempt ended, in words, and what to do."""
 
 
 class Answers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the models said to one question."""
+    """The models' answers to one question."""
 
     question: str
     expected: str
@@ -47,28 +52,28 @@ class Ledger(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     schema: Literal["ledger/1"]
     total: Total
     wasted: Total
-    """Attempts that did not end ``ok``; an upper bound, because a preempted one leaves a checkpoint."""
+    """Attempts that did not end ``ok``; an upper bound, as a preempted one leaves a checkpoint."""
     reused: Total = Total(usd=0.0, unknown=0, node_seconds=0.0, tokens=0)
-    """Of ``total``, what an earlier run paid for: this run took it from a cache."""
+    """Part of ``total`` that an earlier run paid for and this run took from a cache."""
     by_task: dict[str, Total]
     by_pool: dict[str, Total]
     by_cut: dict[str, Total]
     goodput_share: float | None
-    """Of the seconds paid for in training tasks, those in steps that count; null without training."""
+    """Share of paid seconds of training tasks in steps that count; null without training."""
     plan_accuracy: PlanAccuracy | None
-    """What plan predicted, against what came."""
+    """The plan's prediction against the actual run."""
     bound: Bound | None
-    """The budget, and what became of it."""
+    """The budget and how it was used."""
     prices: dict[str, Price]
-    """Of the pools that were charged."""
+    """Prices of the charged pools."""
     scorecards: dict[str, Scorecard]
     comparisons: dict[str, Comparison]
     """Completion loss of every other scorecard against ``before``."""
     verdict: QualityVerdict
-    """On ``after``."""
+    """Measured on ``after``."""
     next_action: str
     samples: list[Answers] = []
-    """The first examples that were scored, not chosen by how well a model does."""
+    """Answers to the first scored examples, not selected by quality."""
 
 
 def balance(
@@ -77,7 +82,7 @@ def balance(
     comparisons: Mapping[str, Comparison],
     samples: Sequence[Answers] = (),
 ) -> Ledger:
-    """Make the Ledger of these charges and this quality."""
+    """Make the Ledger from charges and quality."""
     quality, budget = verdict(comparisons.get(AFTER)), bound(rows)
     return Ledger(
         schema="ledger/1",
@@ -100,7 +105,7 @@ def balance(
 
 
 def answers(samples: Mapping[str, Sequence[Sample]]) -> list[Answers]:
-    """Put together what the models said to each question of ``before``, or of the first that was asked."""
+    """Combine the models' answers to each question of ``before``, or of the first with samples."""
     first = samples.get(BEFORE) or next(iter(samples.values()), [])
     said = {name: {one.id: one.answer for one in given} for name, given in samples.items()}
     return [
@@ -126,19 +131,21 @@ def verdict(comparison: Comparison | None) -> QualityVerdict:
 
 def next_action(rows: Sequence[Charge], quality: QualityVerdict, budget: Bound | None) -> str:
     """Say what to do next: failed tasks first, then quality, then a budget too small, then prices."""
-    # rows are in order of attempts: the last one counts; what starts a chain fails as its step does
+    # rows are in order of attempts, so the last counts; a chain fails with the reason of its step
     ends = {row.task: row.end_reason for row in rows if row.step != CHAIN}
     failed = [(task, reason) for task, reason in ends.items() if reason not in FINE]
     if failed:
         task, reason = failed[0]
         others = f" (and {len(failed) - 1} more failed)" if len(failed) > 1 else ""
-        action = f"{task} ended with {reason}{others}: {END_ACTIONS.get(reason, 'read its log')}"
+        ended, todo = ENDINGS.get(reason, (f"ended with {reason}", "read its log"))
+        action = f"{task} {ended}{others}: {todo}"
     elif quality == "better" and any(row.step == "publish" and row.end_reason == "ok" for row in rows):
         action = "talk to the released model, then serve it"
     else:
         action = QUALITY_ACTIONS[quality]
     if budget and budget.ended:
-        trained = f"at {budget.trained_share:.0%} of its tokens" if budget.trained_share else "early"
+        share = budget.trained_share
+        trained = f"at {formatting.percent(share)} of its tokens" if share else "early"
         action += f"; the budget ended {budget.ended} {trained}: raise budget_usd and rerun to resume"
     unpriced = sorted({row.unknown_because for row in rows if row.quantity and row.unknown_because})
-    return f"{action}; price what is unknown: {'; '.join(unpriced)}" if unpriced else action
+    return f"{action}; set missing prices: {'; '.join(unpriced)}" if unpriced else action

@@ -1,15 +1,22 @@
-"""What came of a run, as its report and the terminal show it first: pure functions over its charges."""
+"""Summarise the outcome of a run for the top of its report and the terminal, from its charges."""
 
+import math
 import shlex
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 from urllib.parse import unquote
 
-from deepcuts.components.core import step_facts, verdicts
+from deepcuts.components.core import epochs, step_facts, verdicts
 from deepcuts.components.core.receipts import FINE
 from deepcuts.components.core.run_records import CHAIN
 from deepcuts.components.core.scorecards import Interval, Scorecard
-from deepcuts.components.core.step_facts import ReleaseFacts, SavedFacts, SourceFacts
+from deepcuts.components.core.step_facts import (
+    LengthFacts,
+    ReleaseFacts,
+    SavedFacts,
+    SelectFacts,
+    SourceFacts,
+)
 from deepcuts.components.core.verdicts import Outcome
 from deepcuts.components.ledger import formatting
 from deepcuts.components.ledger.charges import Charge
@@ -28,11 +35,11 @@ NAMES = {
 }
 ORDER: tuple[Outcome, ...] = ("applied", "refused", "off")
 TERMS = {"label_accuracy": "label accuracy", "exact_match": "exact match"}
-"""Measures in a task's own terms, the most telling first; perplexity where none was asked for."""
+"""Measures in a task's own terms, most informative first; perplexity if none was requested."""
 
 
 class CutCard(NamedTuple):
-    """What became of one cut in one task."""
+    """Outcome of one cut in one task."""
 
     cut: str
     outcome: Outcome
@@ -41,18 +48,18 @@ class CutCard(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Return what people call it."""
+        """Return the cut's common name."""
         return NAMES.get(self.cut, self.cut)
 
 
 class Measured(NamedTuple):
-    """One measure, before and after; None where it was not taken."""
+    """One measure before and after; None if it was not taken."""
 
     name: str
     before: str | None
     after: str | None
     range: str
-    """The 95 % interval of the last one."""
+    """The 95 % interval of the last value."""
 
 
 class SavingLine(NamedTuple):
@@ -61,7 +68,7 @@ class SavingLine(NamedTuple):
 
 
 def status(rows: Sequence[Charge]) -> RunOutcome:
-    """Say how a run ended, by the last attempt of each task."""
+    """Return how a run ended, by the last attempt of each task."""
     ends = {row.task: row for row in rows if row.step != CHAIN}
     bad = [row for row in ends.values() if row.end_reason not in FINE]
     if any(row.end_reason == "gate" for row in bad):
@@ -85,12 +92,12 @@ def release_name(uri: str) -> str:
 
 
 def store_of(uri: str) -> str:
-    """Return the store that holds a release."""
+    """Return the URI of a release's store."""
     return uri.rpartition("/releases/")[0]
 
 
 def headline(rows: Sequence[Charge], book: Ledger) -> str:
-    """Say in one sentence what came of the run."""
+    """Summarise the outcome in one sentence."""
     match status(rows):
         case "released":
             made = release(rows)
@@ -107,8 +114,14 @@ def headline(rows: Sequence[Charge], book: Ledger) -> str:
             return "Nothing was released"
 
 
+def reason(rows: Sequence[Charge]) -> str:
+    """Return what the first task that did not end well said; empty where all did."""
+    ends = {row.task: row for row in rows if row.step != CHAIN}
+    return next((row.message for row in ends.values() if row.end_reason not in FINE and row.message), "")
+
+
 def next_command(rows: Sequence[Charge], book: Ledger) -> str:
-    """Say what to type next."""
+    """Return the command to type next."""
     made = release(rows)
     if status(rows) == "released" and made:
         if made.release.startswith("file://"):
@@ -118,7 +131,7 @@ def next_command(rows: Sequence[Charge], book: Ledger) -> str:
 
 
 def sources(rows: Sequence[Charge]) -> tuple[str, str]:
-    """Return (the model, the data) that the run began with; a dash where it got none."""
+    """Return (model, data) that the run started from; a dash if there is none."""
     found = [(row, facts) for row in rows if (facts := step_facts.read(SourceFacts, row.facts))]
     data = [facts.source for row, facts in found if "rows" in row.facts or "data" in row.task]
     models = [facts.source for _, facts in found if facts.source not in data]
@@ -130,23 +143,38 @@ def _shown(names: Sequence[str]) -> str:
 
 
 def period(rows: Sequence[Charge]) -> str:
-    """Return when the first task of a run began, UTC."""
+    """Return the start of a run's first task in UTC."""
     begun = sorted(row.start for row in rows if row.start and not row.reused) or sorted(
         row.start for row in rows if row.start
     )
     return f"{begun[0][:16].replace('T', ' ')} UTC" if begun else "–"
 
 
+def lengths(rows: Sequence[Charge]) -> list[str]:
+    """Return ``finetune trained 450,000 tokens = 12.3 epochs`` of each task that trains.
+
+    Epochs are of what select kept, where it ran: a curriculum repeats rows to the length of the run.
+    """
+    own = [row for row in rows if row.step != CHAIN]  # a chain's facts mix those of its steps
+    chosen = [step_facts.read(SelectFacts, row.facts) for row in own if row.step == "select"]
+    kept = [found.tokens for found in chosen if found]
+    trained = {row.task: found for row in own if (found := step_facts.read(LengthFacts, row.facts))}
+    return [
+        f"{task} trained {epochs.in_words(found.total_tokens, kept[-1] if kept else found.data_tokens)}"
+        for task, found in trained.items()
+    ]
+
+
 def quality(book: Ledger) -> list[Measured]:
-    """Return the quality in the task's own terms first, the loss last."""
+    """Return quality measures, the task's own first and the loss last."""
     before, after = book.scorecards.get(BEFORE), book.scorecards.get(AFTER)
     found = [_share(words, before, after, name) for name, words in TERMS.items()]
     if not any(found):
         cards = (before, after)
         shown = [formatting.number(card.perplexity) if card else None for card in cards]
-        found.append(Measured("perplexity", shown[0], shown[1], ""))
+        found.append(Measured("perplexity", shown[0], shown[1], _perplexities(after or before)))
     losses = [card.completion_loss if card else None for card in (before, after)]
-    loss = [f"{interval.mean:.3f}" if interval else None for interval in losses]
+    loss = [formatting.nats(interval.mean) if interval else None for interval in losses]
     last = losses[1] or losses[0]
     found.append(
         Measured("completion loss", loss[0], loss[1], f"{last.low:.3f} to {last.high:.3f}" if last else "")
@@ -154,22 +182,34 @@ def quality(book: Ledger) -> list[Measured]:
     return [each for each in found if each and (each.before or each.after)]
 
 
+def _perplexities(card: Scorecard | None) -> str:
+    """Return the interval of a perplexity, the exponential of the loss's: it rises with the loss."""
+    if not card or not card.completion_loss:
+        return ""
+    low, high = (
+        formatting.number(math.exp(min(nats, 700.0)))
+        for nats in (card.completion_loss.low, card.completion_loss.high)
+    )
+    return f"{low} to {high}"
+
+
 def _share(words: str, before: Scorecard | None, after: Scorecard | None, name: str) -> Measured | None:
     shares: list[Interval | None] = [getattr(card, name) if card else None for card in (before, after)]
     last = shares[1] or shares[0]
     if not last:
         return None
-    shown = [f"{share.mean:.1%}" if share else None for share in shares]
-    return Measured(words, shown[0], shown[1], f"{last.low:.1%} to {last.high:.1%}")
+    shown = [formatting.tenths(share.mean) if share else None for share in shares]
+    low, high = (formatting.tenths(share) for share in (last.low, last.high))
+    return Measured(words, shown[0], shown[1], f"{low} to {high}")
 
 
 def cut_cards(rows: Sequence[Charge]) -> list[CutCard]:
-    """Return what every cut did: applied ones first, then those refused, then those that nobody asked for.
+    """Return the outcome of every cut: applied ones first, then refused ones, then those that are off.
 
-    A chain's receipt repeats what its steps' say; it counts where theirs are not there.
+    A chain's receipt repeats those of its steps and counts only if theirs are missing.
     """
     found = [
-        CutCard(verdict.cut, verdict.outcome, verdict.reason, row)
+        CutCard(verdict.cut, verdict.outcome, formatting.prose(verdict.reason), row)
         for row in rows
         for verdict in verdicts.read(row.facts)
     ]
@@ -179,13 +219,17 @@ def cut_cards(rows: Sequence[Charge]) -> list[CutCard]:
 
 
 def savings(rows: Sequence[Charge], book: Ledger) -> list[SavingLine]:
-    """Return what was saved, each with how that is known; the plain run itself is known from a study only."""
+    """Return each saving with its evidence; only a study compares with the plain run."""
     found = []
     for row in rows:
         saved = step_facts.read(SavedFacts, row.facts)
         if saved and row.step == "quantize" and saved.bytes_after < saved.bytes_before:
             share = 1 - saved.bytes_after / saved.bytes_before
-            found.append(SavingLine(f"{share:.0%} of the served bytes, by quantization", "measured here"))
+            found.append(
+                SavingLine(
+                    f"{formatting.percent(share)} of the served bytes, by quantization", "measured here"
+                )
+            )
     if book.reused.node_seconds:
         reused = formatting.cost(book.reused)
         found.append(

@@ -1,4 +1,4 @@
-"""What plan foresaw, as the ledger reads it: the choice, its alternatives, and how the run then went."""
+"""Read the plan for the ledger: the choice, its alternatives, and how the run compared."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ class PlannedEstimate(msgspec.Struct, frozen=True):
 
 
 class PlannedOption(msgspec.Struct, frozen=True):
-    """One way of training; the part of plan's Option that people read."""
+    """One way of training; the part of plan's option that people read."""
 
     pool: str
     strategy: str
@@ -35,20 +35,20 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class PlanAccuracy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Estimate against actual, of one training task."""
+    """Estimate against actual of one training task."""
 
     task: str
     predicted_hours_p50: float
     predicted_hours_p90: float
     actual_hours: float
-    """All attempts, process start included."""
+    """All attempts, including process start."""
     predicted_usd_p50: float | None
     predicted_usd_p90: float | None
     actual_usd: float | None
 
 
 def plan_accuracy(rows: Sequence[Charge]) -> PlanAccuracy | None:
-    """Compare the plan of the first training task with what happened; None without a plan or a training."""
+    """Compare the plan of the first training task with the actual run; None without a plan or training."""
     plans = [found for row in rows if row.step == "plan" and (found := step_facts.read(PlanFacts, row.facts))]
     trained = [row for row in rows if step_facts.read(TrainingFacts, row.facts) and row.quantity]
     if not plans or not trained:
@@ -68,19 +68,19 @@ def plan_accuracy(rows: Sequence[Charge]) -> PlanAccuracy | None:
 
 
 class Bound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The budget of a run, and what became of it."""
+    """The budget of a run and how it was used."""
 
     budget_usd: float
     over_usd: float | None
-    """What was charged beyond it; negative is left. Null where a charge is unknown."""
+    """Dollars charged beyond it; negative if some is left. Null if a charge is unknown."""
     ended: str | None
     """The training task that it ended before its tokens were spent."""
     trained_share: float | None
-    """Of the tokens that this task was to train."""
+    """Share of its tokens that this task trained."""
 
 
 def bound(rows: Sequence[Charge]) -> Bound | None:
-    """Compare what plan was allowed to spend with everything charged; None without a budget."""
+    """Compare the budget with everything charged; None without a budget."""
     budgets = [step_facts.read(BudgetFacts, row.facts) for row in rows if row.step == "plan"]
     budget = next((found.budget_usd for found in budgets if found and found.budget_usd), None)
     if budget is None:
@@ -99,9 +99,9 @@ def bound(rows: Sequence[Charge]) -> Bound | None:
 
 
 def goodput_share(rows: Sequence[Charge]) -> float | None:
-    """Return the share of paid seconds of training tasks spent in steps that count; None without one.
+    """Return the share of paid seconds of training tasks spent in steps that count; None without training.
 
-    Failed attempts, process starts, saves and compile trials are the rest.
+    The rest is failed attempts, process starts, saves and compile trials.
     """
     trained = {row.task for row in rows if step_facts.read(TrainingFacts, row.facts)}
     paid = sum(row.quantity.node_seconds for row in rows if row.task in trained and row.quantity)

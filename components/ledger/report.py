@@ -1,4 +1,4 @@
-"""The ledger as Markdown and as one HTML page. Every name in it may come from data: all of it is escaped."""
+"""Render the ledger as Markdown and as one HTML page; all names may come from data and are escaped."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,31 +16,32 @@ from deepcuts.components.ledger.ledger import AFTER, BEFORE, Ledger
 from deepcuts.components.ledger.plans import Bound, Plan
 
 MAX_ROWS, MAX_CUTS, MAX_CARDS = 60, 12, 24
-"""On the page, which so stays below 400 kB; ``ledger.jsonl`` has all."""
+"""Rows on the page, to keep it below 400 kB; ``ledger.jsonl`` has all."""
 
 NOTES = (
     "A node is billed whole: cost = seconds from the start of the process to the end of the step x price of "
     "the pool. Two tasks on one node at the same time are each charged the node.",
-    "Not in it: node start, image pulls, pods of the orchestrator, storage, network, this ledger itself. "
+    "Not included: node start, image pulls, pods of the orchestrator, storage, network, this ledger itself. "
     "No invoice has been compared.",
     "A step served from a cache is charged what it cost when it ran.",
     "Wasted is what attempts cost that did not end ok: an upper bound, a preempted one leaves a checkpoint.",
-    "Intervals: 95 % bootstrap over examples for a model; 90 % paired for a change, whose upper end below "
-    "the margin means no worse, below 0 means better.",
+    "Intervals: 95\u00a0% bootstrap over examples for a model; 90\u00a0% paired for a change, whose upper "
+    "end below the margin means no worse, below 0 means better.",
 )
 
 
 def quality(book: Ledger) -> str:
-    """Say completion loss before and after, the change with its interval, and the verdict."""
+    """Format completion loss before and after, the change with its interval, and the verdict."""
     loss = {name: f"{card.completion_loss.mean:.3f}" for name, card in book.scorecards.items()}
     compared = book.comparisons.get(AFTER)
     if compared is None:
         measured = ", ".join(f"{loss[name]} {name}" for name in (BEFORE, AFTER) if name in loss)
         return f"not measured{f' (completion loss {measured})' if measured else ''}"
-    interval = f"{formatting.change(compared.low)} to {formatting.change(compared.high)}"
+    low, high = map(formatting.change, (compared.low, compared.high))
+    interval = f"{formatting.percent(0.9)} interval {low} to {high}"
     return (
         f"completion loss {loss[BEFORE]} → {loss[AFTER]} nats/token, "
-        f"{formatting.change(compared.worse_by)} (90 % interval {interval}): {book.verdict}"
+        f"{formatting.change(compared.worse_by)} ({interval}): {book.verdict}"
     )
 
 
@@ -50,7 +51,7 @@ def cuts(rows: Sequence[Charge]) -> list[Charge]:
 
 
 def tokens_per_second(row: Charge) -> str:
-    """Show the speed of a charge; a dash where it has none."""
+    """Format the speed of a charge; a dash if it has none."""
     if not row.quantity or not row.tokens or not row.quantity.node_seconds:
         return "–"
     return formatting.number(round(row.tokens / row.quantity.node_seconds, 1))
@@ -74,7 +75,7 @@ def page(
     curves: Mapping[str, Sequence[CurvePoint]],
     plans: Mapping[str, Plan],
 ) -> str:
-    """Render one page without script or outside reference, light and dark, for phone and desktop."""
+    """Render one page without scripts or external references, light and dark, for phone and desktop."""
     templates = environment(Path(__file__).parent)
     templates.globals |= {"formatting": formatting, "tokens_per_second": tokens_per_second, "places": places}
     return templates.get_template("report.html.jinja").render(
@@ -89,6 +90,7 @@ def page(
         evidence=cuts(rows)[:MAX_CUTS],
         status=outcome.status(rows),
         headline=outcome.headline(rows, book),
+        reason=outcome.reason(rows),
         sources=outcome.sources(rows),
         period=outcome.period(rows),
         measured=outcome.quality(book),
@@ -107,7 +109,7 @@ def page(
 
 
 def plan_sentences(book: Ledger) -> str:
-    """Say budget, estimate against actual, and goodput, a sentence each; empty without training."""
+    """Return a sentence each on budget, estimate against actual, and goodput; empty without training."""
     found = [budgeted(book.bound)] if book.bound else []
     if book.plan_accuracy:
         seen = book.plan_accuracy
@@ -120,13 +122,13 @@ def plan_sentences(book: Ledger) -> str:
             f"{formatting.duration(seen.actual_hours * 3600)} and {actual}."
         )
     if book.goodput_share is not None:
-        share = f"{book.goodput_share:.1%}"
+        share = formatting.percent(book.goodput_share, 1)
         found.append(f"Goodput: {share} of the seconds of training tasks were steps that count.")
     return " ".join(found)
 
 
 def budgeted(budget: Bound) -> str:
-    """Say what became of a budget."""
+    """Describe how a budget was used."""
     if budget.over_usd is None:
         rest = "whether it was kept is unknown"
     elif budget.over_usd > 0:
@@ -135,7 +137,7 @@ def budgeted(budget: Bound) -> str:
         rest = f"{formatting.money(-budget.over_usd)} is left"
     if not budget.ended:
         return f"Budget {formatting.money(budget.budget_usd)}: {rest}; it ended nothing early."
-    share = f" at {budget.trained_share:.1%} of its tokens" if budget.trained_share else ""
+    share = f" at {formatting.percent(budget.trained_share, 1)} of its tokens" if budget.trained_share else ""
     return (
         f"Budget {formatting.money(budget.budget_usd)}: {rest}; it ended "
         f"{formatting.short(budget.ended, 60)}{share}, "
@@ -145,15 +147,22 @@ def budgeted(budget: Bound) -> str:
 
 def markdown(book: Ledger, rows: Sequence[Charge]) -> str:
     """Render the summary for the Kubeflow UI."""
+    terms = [f"{each.name} {each.before or '–'} → {each.after or '–'}" for each in outcome.quality(book)[:-1]]
+    terms = terms if AFTER in book.comparisons else []
     lines = [
-        f"**Quality**: {escape.markdown(quality(book))} · "
+        f"**{outcome.status(rows).capitalize()}** · "
+        f"**Quality**: {escape.markdown('; '.join([*terms, quality(book)]))} · "
         f"**Cost**: {escape.markdown(formatting.cost(book.total))} · "
         f"**Next**: {escape.markdown(formatting.short(book.next_action, 400))}",
         "",
         f"Wasted: {escape.markdown(formatting.cost(book.wasted))}. {_reused(book)}"
         f"Prices of a node-hour: {escape.markdown(prices(book))}.",
         "",
+        *(f"- Saved, {each.how}: {escape.markdown(each.what)}" for each in outcome.savings(rows, book)),
+        "",
     ]
+    if reason := outcome.reason(rows):
+        lines += [f"Why: {escape.markdown(formatting.short(reason, 2000))}", ""]
     lines += _table(
         ["task", "attempt", "pool", "wall", "tokens", "cost", "end"],
         [
@@ -161,7 +170,9 @@ def markdown(book: Ledger, rows: Sequence[Charge]) -> str:
                 row.task,
                 str(row.attempt),
                 row.pool,
-                formatting.duration(row.quantity.node_seconds) if row.quantity else formatting.UNKNOWN,
+                formatting.unbroken(formatting.duration(row.quantity.node_seconds))
+                if row.quantity
+                else formatting.UNKNOWN,
                 formatting.number(row.tokens) if row.tokens else "–",
                 f"{formatting.UNKNOWN}: {row.unknown_because}"
                 if row.usd is None
@@ -210,16 +221,16 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def places(text: str) -> Markup:
-    """Escape a path, a URI or a command, which may be broken after its slashes and nowhere else."""
+    """Escape a path, a URI or a command, allowing line breaks only after slashes."""
     return Markup(re.sub(r"(?<=[^\s/])/", "/<wbr>", escape.html(text)))
 
 
 def _harmless(value: object) -> object:
-    """Escape what a template prints; drawings come as ready HTML."""
+    """Escape a template's output, except drawings, which are finished HTML."""
     return Markup(escape.html(value)) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _reused(book: Ledger) -> str:
-    """Say what a cache saved this run; nothing where it saved nothing."""
+    """Describe what a cache saved this run; empty if nothing."""
     cost = escape.markdown(formatting.cost(book.reused))
     return f"Of the cost, earlier runs paid {cost}. " if book.reused.node_seconds else ""

@@ -1,4 +1,4 @@
-"""Ledger: what a run cost, task by task, and the quality it bought."""
+"""Ledger: add up the cost of a run, by task, and the quality it bought."""
 
 import os
 import sys
@@ -25,7 +25,7 @@ from deepcuts.components.ledger.report import markdown, page
 
 TRIAL_RECEIPTS = "trial_receipts"
 SEED = 0
-"""Of the bootstrap that compares quality: it moves the bounds by about 0.02 standard errors."""
+"""Seed of the bootstrap that compares quality; it moves the bounds by about 0.02 standard errors."""
 
 
 def ledger(
@@ -42,23 +42,24 @@ def ledger(
 ) -> Facts:
     """Charge every attempt, compare quality after with before, and write ledger, summary and report.
 
-    Whatever a failed task did not leave may be missing: its cost or quality is then unknown, never 0.
+    Outputs that a failed task did not leave may be missing; its cost or quality is then unknown, never 0.
+    With
 
-    With ``run``, receipts are those that the run's attempts left in the store (``core/run_records.py``), and
-    the other artifacts are named ``TASK/OUTPUT``; what came from a cache was paid by the run that made it.
+    ``run``, receipts are those the run's attempts left in the store (``core/run_records.py``), and the other
+    artifacts are named ``TASK/OUTPUT``; cached work was paid for by the run that did it.
 
     Args:
-        receipts: Task name to its receipt.
-        scorecards: ``before``, ``after``, more if there are; folders.
-        curves: Training name to its loss curve, JSONL of at least ``tokens`` and ``loss``.
-        plans: Training name to what ``plan`` decided and rejected, JSON.
-        run: URI of an artifact of this task; empty where ``receipts`` names files.
-        nodepools: Where steps run and what an hour there costs.
+        receipts: Receipt by task name.
+        scorecards: Folders: ``before``, ``after``, and others.
+        curves: Loss curve by training name, JSONL with at least ``tokens`` and ``loss``.
+        plans: Decision and rejected options of ``plan`` by training name, JSON.
+        run: URI of an artifact of this task; empty if ``receipts`` names files.
+        nodepools: Where steps run, and the price per hour.
         margin_nats: Largest rise of the completion loss that counts as equal quality.
-        ledger: Folder for ``ledger.jsonl`` (one charge an attempt) and ``ledger.json`` (totals, verdict).
+        ledger: Folder for ``ledger.jsonl`` (one charge per attempt) and ``ledger.json`` (totals, verdict).
         summary, report: Markdown, and one HTML page.
 
-    Where ``MLFLOW_TRACKING_URI`` is set, the run is logged there, too.
+    If ``MLFLOW_TRACKING_URI`` is set, the run is logged there, too.
     """
     if not receipts and not run:
         raise ValueError("receipts is empty: name at least one task with the path of its receipt, or run")
@@ -99,7 +100,7 @@ def write(folder: Path, rows: Sequence[Charge], book: Ledger) -> None:
 
 
 class Gathered(NamedTuple):
-    """What a run left, on this machine."""
+    """A run's records, downloaded."""
 
     receipts: dict[str, list[Receipt]]
     reused: frozenset[str]
@@ -116,16 +117,16 @@ def gather(
     plans: dict[str, Path],
     pools: Mapping[str, NodePool],
 ) -> Gathered:
-    """Bring what the run of the artifact ``run`` left: receipts, and the artifacts named ``TASK/OUTPUT``.
+    """Download the receipts of the run of the artifact ``run``, and the artifacts named ``TASK/OUTPUT``.
 
     Raises:
-        StoreError: the store stays away.
+        StoreError: the store is unreachable.
     """
     left = run_records.read(run, pools)
     receipts, reused = dict(left.receipts), left.reused
     for name, uri in left.artifacts.items():
         task, _, output = name.partition("/")
-        if output == TRIAL_RECEIPTS:  # of pods that are no tasks
+        if output == TRIAL_RECEIPTS:  # of pods that are not tasks
             carry.get(uri, scratch / TRIAL_RECEIPTS)
             receipts["trials"] = read_receipts(scratch / TRIAL_RECEIPTS)
             reused |= {"trials"} if run_records.row(task, RECEIPT) in reused else frozenset()
@@ -145,10 +146,10 @@ def track(
     artifacts: dict[str, Path],
     found: Facts,
 ) -> str | None:
-    """Log the run in MLflow; returns its id. What fails is said on stderr: the ledger matters more."""
-    # before its import, so that nothing is reported elsewhere
+    """Log the run in MLflow and return its id; failures go to stderr, as the ledger matters more."""
+    # before its import, so that it sends no telemetry
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    from mlflow.exceptions import MlflowException  # seconds, which ledgers without a server do not wait for
+    from mlflow.exceptions import MlflowException  # takes seconds to import
 
     from deepcuts.components.ledger import tracking
 
@@ -162,7 +163,7 @@ def track(
 
 
 def lines_of(rows: Sequence[Charge]) -> bytes:
-    """Return the charges as JSON Lines in FOCUS's columns."""
+    """Return the charges as JSON Lines with FOCUS columns."""
     return msgspec.json.Encoder().encode_lines(map(to_focus_row, rows))
 
 
@@ -179,7 +180,7 @@ def compare(folders: dict[str, Path], margin_nats: float) -> dict[str, Compariso
 
 
 def read_curve(path: Path) -> list[CurvePoint]:
-    """Return a loss curve; columns that are not drawn are let through.
+    """Read a loss curve, ignoring columns that are not drawn.
 
     Raises:
         DataError: a line is not a point.
@@ -191,7 +192,7 @@ def read_curve(path: Path) -> list[CurvePoint]:
 
 
 def read_plan(path: Path) -> Plan:
-    """Return what a plan chose and rejected.
+    """Read a plan's chosen and rejected options.
 
     Raises:
         DataError: the file is not a plan.

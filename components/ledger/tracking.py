@@ -1,4 +1,4 @@
-"""The run in MLflow: what was set as parameters, what came of it as metrics, the report as an artifact."""
+"""Log a run to MLflow: settings as parameters, results as metrics, the report as an artifact."""
 
 import math
 import os
@@ -19,11 +19,11 @@ from deepcuts.components.ledger.charts import CurvePoint
 from deepcuts.components.ledger.ledger import Ledger
 
 BATCH = 100
-"""MLflow takes 100 parameters and 1,000 metrics at once."""
+"""MLflow accepts 100 parameters and 1,000 metrics per request."""
 MAX_POINTS = 1000
-"""Of a curve."""
+"""Points of a curve."""
 LONGEST = 500
-"""Characters of a parameter; every server takes those."""
+"""Characters of a parameter that every server accepts."""
 
 
 def log(
@@ -36,20 +36,20 @@ def log(
     """Log a run to ``MLFLOW_TRACKING_URI`` under ``MLFLOW_EXPERIMENT_NAME`` (deepcuts); returns its id.
 
     Args:
-        files: Artifacts by the name they get.
-        facts: Of the ledger; metrics without a task's name before them.
+        files: Artifacts by name.
+        facts: The ledger's facts, logged as metrics without a task's name as prefix.
 
     Raises:
-        MlflowException, OSError, ImportError: the server or its artifact store said no, or is not there.
+        MlflowException, OSError, ImportError: the server or its artifact store refused or is unreachable.
     """
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # its 7 are minutes
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the default of 7 takes minutes
     client, name = MlflowClient(), os.environ.get("MLFLOW_EXPERIMENT_NAME", "deepcuts")
     experiment = client.get_experiment_by_name(name)
     identity = experiment.experiment_id if experiment else client.create_experiment(name)
     tags = {"verdict": book.verdict, "next_action": book.next_action[:LONGEST]}
     begun, ended = period(rows)
     run: str = client.create_run(identity, start_time=begun, tags=tags).info.run_id
-    by_task = {row.task: row.facts for row in rows}  # of each task its last attempt
+    by_task = {row.task: row.facts for row in rows}  # the last attempt of each task
     now = time.time_ns() // 10**6
     metrics = [Metric(_key(name), value, now, 0) for name, value in numbers(facts, by_task).items()]
     metrics += [point for curve in curves for point in history(curve, curves[curve], now)]
@@ -67,9 +67,9 @@ def log(
 
 
 def period(rows: Sequence[Charge]) -> tuple[int | None, int | None]:
-    """Return when the run's own tasks began and ended, in ms; MLflow's page calls the difference duration.
+    """Return start and end of the run's own tasks in ms, from which MLflow computes the duration.
 
-    None, which MLflow takes for now, where no task has a receipt.
+    None, which MLflow replaces by the current time, if no task has a receipt.
     """
     own = [row for row in rows if not row.reused]
     starts, ends = [row.start for row in own if row.start], [row.end for row in own if row.end]
@@ -81,7 +81,7 @@ def _ms(moment: str) -> int:
 
 
 def numbers(facts: Facts, by_task: Mapping[str, Facts]) -> dict[str, float]:
-    """Collect every finite number that the ledger and the tasks found, by ``task.fact``."""
+    """Collect every finite number in the facts of the ledger and the tasks, by ``task.fact``."""
     found = dict(facts) | {
         f"{task}.{name}": value for task in by_task for name, value in by_task[task].items()
     }
@@ -93,7 +93,7 @@ def numbers(facts: Facts, by_task: Mapping[str, Facts]) -> dict[str, float]:
 
 
 def settings(by_task: Mapping[str, Facts]) -> dict[str, str]:
-    """Collect what the tasks were given or chose, by ``task.fact``: recipes, and facts that are words."""
+    """Collect settings and choices of the tasks by ``task.fact``: recipes, and facts that are text."""
     return {
         f"{task}.{name}": str(value)[:LONGEST]
         for task, facts in by_task.items()

@@ -1,7 +1,7 @@
-"""The model that is planned for: its config.json, and sizes and traced bytes where they are asked for.
+"""The model to plan for: its config.json, with sizes and traced bytes on demand.
 
-The sizes come from the module tree (``sizes``), which needs torch; it is imported when it is first used, so
-that a command that plans nothing does not wait for it.
+The sizes come from the module tree (``sizes``), which needs torch; it is imported on first use, so that
+commands that plan nothing do not wait for it.
 """
 
 import json
@@ -20,27 +20,27 @@ HALF = ("bfloat16", "float16")
 
 class Architecture(NamedTuple):
     config: str
-    """The text of config.json, keys in order."""
+    """The text of config.json, with sorted keys."""
 
     @property
     def stored_half(self) -> bool:
-        """Return whether the weights are stored in 16 bits, as their config says."""
+        """Tell whether the weights are stored in 16 bits, by their config."""
         values = json.loads(self.config)
         return values.get("dtype", values.get("torch_dtype")) in HALF
 
     @property
     def tree(self) -> "ModelSizes":
-        """Sizes from the module tree.
+        """Return the sizes from the module tree.
 
         Raises:
-            ValueError: no causal language model that transformers ships.
+            ValueError: it is not a causal language model that transformers ships.
         """
         from deepcuts.components.plan import sizes
 
         return sizes.tree(self.config)
 
     def profile(self, recipe: Recipe, padding: float = 1.0, compute_bytes: int = 4) -> "Profile":
-        """Return what the Recipe trains and keeps of one row (``trace.profile``)."""
+        """Return what the Recipe trains, and the bytes it keeps per row (``trace.profile``)."""
         from deepcuts.components.plan import trace
 
         return trace.profile(self.config, recipe, padding, compute_bytes)
@@ -60,7 +60,7 @@ def read(base: Path) -> Architecture:
 
 
 def parse(config: dict[str, Any]) -> Architecture:
-    """Parse the values of config.json; what it leaves out has transformers' default."""
+    """Parse the values of config.json; missing values have transformers' defaults."""
     if not isinstance(config, dict) or "model_type" not in config:
         raise TypeError("it names no model_type")
     return Architecture(json.dumps(config, sort_keys=True))

@@ -1,4 +1,4 @@
-"""Budget: what a run may cost in dollars, and what of that is left for its training."""
+"""Budget: the dollars a run may cost, and what is left of them for training."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -9,32 +9,32 @@ from deepcuts.components.ledger.charges import Charge
 from deepcuts.components.plan.speed import SpeedEstimate
 
 RESERVE_SHARE = 0.1
-"""Of a run's budget, kept for what comes after training: scoring, quantizing and gates, on cheap nodes."""
+"""Share of a run's budget kept for the tasks after training (scoring, quantizing, gates), on cheap nodes."""
 
 
 class Budget(NamedTuple):
     usd: float
-    """Of the whole run."""
+    """For the whole run."""
     spent_usd: float
     """By the tasks before training."""
     reserved_usd: float
-    """For the tasks after it."""
+    """For the tasks after training."""
     beside_usd_per_hour: float
-    """Of the node that is paid for as long as training lasts: its watcher's."""
+    """Price of the watcher's node, which is paid for as long as training lasts."""
 
     @property
     def left_usd(self) -> float:
-        """Return what is left for training."""
+        """Return the dollars left for training."""
         return self.usd - self.spent_usd - self.reserved_usd
 
     def cost_usd(self, training: SpeedEstimate) -> float | None:
-        """Return what a training costs at p50, its watcher included; None where a price is unknown."""
+        """Return the cost of a training at p50, including its watcher; None if a price is unknown."""
         if training.usd_p50 is None:
             return None
         return training.usd_p50 + pricing.usd(training.hours_p50 * 3600, self.beside_usd_per_hour)
 
     def seconds(self, training: SpeedEstimate) -> float:
-        """Return the whole seconds that pay for a training at such a price; 0 where it costs nothing."""
+        """Return the whole seconds of training that the budget pays for; 0 if training costs nothing."""
         cost = self.cost_usd(training)
         assert cost is not None
         return max(1.0, self.left_usd / cost * training.hours_p50 * 3600 // 1) if cost else 0.0
@@ -49,21 +49,21 @@ class Budget(NamedTuple):
 def budget(
     usd: float, reserve_share: float, before: Sequence[Charge], watcher: str, pools: Mapping[str, NodePool]
 ) -> Budget | None:
-    """Return the Budget after the tasks ``before``; None where ``usd`` is 0: no bound.
+    """Return the Budget after the tasks ``before``; None if ``usd`` is 0, which means no limit.
 
     Args:
-        reserve_share: Share of it that is kept for the tasks after training.
+        reserve_share: Share kept for the tasks after training.
         watcher: Pool of the task that runs as long as training; empty for none.
 
     Raises:
-        ValueError: a price or a charge is unknown: what is left of the budget is then unknown, too.
+        ValueError: a price or a charge is unknown, and so the rest of the budget.
     """
     if not usd:
         return None
     unknown = [f"{row.task}: {row.unknown_because}" for row in before if row.usd is None]
     if unknown:
         raise ValueError(
-            f"budget_usd {usd:g}: what was spent is unknown ({'; '.join(unknown)}): price those pools in "
+            f"budget_usd {usd:g}: the amount spent is unknown ({'; '.join(unknown)}): price those pools in "
             "nodepools, or set budget_usd to 0"
         )
     if watcher and watcher not in pools:

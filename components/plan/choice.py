@@ -1,4 +1,4 @@
-"""Which pool, strategy, micro-batch and checkpointing: everything tried, the best that meets the deadline."""
+"""Choose pool, strategy, micro-batch and checkpointing: try all, take the best that meets the deadline."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -16,51 +16,51 @@ from deepcuts.components.plan.speed import SpeedEstimate
 
 ALONE = [("single", 1)]
 ATTENTION_PADDING = 1.1
-"""Between the 1 of equal lengths and the 1.15 that training/attention.py allows."""
+"""Between 1 for equal lengths and the 1.15 that training/attention.py allows."""
 
 
 class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One step measured with the Recipe as it is given; zeros where nothing was measured."""
+    """One step measured with the given Recipe; zeros where nothing was measured."""
 
     pool: str = ""
     saved_bytes: Whole = 0
-    """What autograd kept of a full micro-batch, the loss's part too."""
+    """Bytes autograd kept of a full micro-batch, including the loss's part."""
     tokens_per_second: NonNegative = 0.0
-    """Of one device."""
+    """On one device."""
 
 
 class PlanTask(NamedTuple):
-    """What is to be run, and what is known of how it runs."""
+    """The training to run, and what is known about it."""
 
     shapes: Architecture
     recipe: Recipe
     answer_share: float
     """Share of tokens that carry loss."""
     activation_factor: float = 1.0
-    """Measured activations over predicted ones."""
+    """Measured activations / predicted ones."""
     utilisation: tuple[str, float] = ("", 0.0)
-    """A device (``device``) that was measured, and the share of its declared rate that it reached."""
+    """A measured device (``device``), and the share of its declared rate that it reached."""
     alongside: tuple[NodePool, ...] = ()
-    """Pools of what scores models meanwhile; where training is on the same nodes, it gets less of them."""
+    """Pools that score models meanwhile; on the same nodes, training gets a smaller share of them."""
     copies: int = 1
-    """Trainings at a time on one node: the trials of a search."""
+    """Concurrent trainings on one node: the trials of a search."""
     teacher: Architecture | None = None
-    """A model that is asked about every token, and not trained."""
+    """A model that is run on every token but not trained."""
     writes: bool = False
-    """Whether the student of that teacher writes answers as it trains."""
+    """Whether its student writes answers during training."""
     single: bool = False
-    """Whether the step that trains is one process, as ``distill`` is."""
+    """Whether training is a single process, as in ``distill``."""
 
     @property
     def largest(self) -> Architecture:
-        """Return the largest model of the run: what is scored must hold it."""
+        """Return the largest model of the run, which must fit for scoring."""
         if self.teacher and self.teacher.tree.weights > self.shapes.tree.weights:
             return self.teacher
         return self.shapes
 
 
 class PlanOption(msgspec.Struct, frozen=True, kw_only=True):
-    """One way to run, whether it can, and why it is taken or not."""
+    """One way to run: whether it is possible, and why it was chosen or rejected."""
 
     pool: str
     strategy: str
@@ -69,9 +69,9 @@ class PlanOption(msgspec.Struct, frozen=True, kw_only=True):
     gradient_checkpointing: bool | int
     memory: Memory
     room_bytes: int
-    """Memory of one device, or the part of a CPU node that training gets; of several at a time, its share."""
+    """Memory of one device, or training's share of a CPU node, divided by concurrent trainings."""
     estimate: SpeedEstimate | None
-    """None where the pool has no declared rate."""
+    """None if the pool has no declared rate."""
     reason: str = ""
 
     @property
@@ -86,10 +86,10 @@ class PlanOption(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def calibrated(task: PlanTask, pools: Mapping[str, NodePool], measured: Measurement) -> PlanTask:
-    """Return the task with its activation and rate terms corrected by a measured step.
+    """Return the task with activations and rate corrected by a measured step.
 
     Raises:
-        ValueError: the measurement names no pool, one without a rate to correct, or cannot be true there.
+        ValueError: the measurement's pool is unknown or has no rate, or the figures cannot be true there.
     """
     if not (measured.saved_bytes or measured.tokens_per_second):
         return task
@@ -119,7 +119,7 @@ def calibrated(task: PlanTask, pools: Mapping[str, NodePool], measured: Measurem
 
 
 def device(pool: NodePool) -> str:
-    """Return what a measurement holds for: every pool of the same accelerator; a CPU pool for itself."""
+    """Return the scope of a measurement: all pools with the same accelerator, or a single CPU pool."""
     return pool.accelerator_model or pool.name
 
 
@@ -131,10 +131,10 @@ def load(recipe: Recipe, cuda: bool, answer_share: float) -> Load:
 
 
 def options(task: PlanTask, pools: Mapping[str, NodePool]) -> list[PlanOption]:
-    """List every pool and strategy, activations kept and recomputed, with the largest micro-batch that fits.
+    """List all pools and strategies, activations kept or recomputed, with the largest micro-batch that fits.
 
     Raises:
-        ValueError: the Recipe wants 4 bits, and no pool has a device that runs them.
+        ValueError: the Recipe asks for 4 bits, and no pool has a device for them.
     """
     able = [pool for pool in pools.values() if pool.accelerator or task.recipe.base_precision != "nf4"]
     if not able:
@@ -152,7 +152,7 @@ def options(task: PlanTask, pools: Mapping[str, NodePool]) -> list[PlanOption]:
 
 
 def strategies(pool: NodePool, recipe: Recipe) -> list[tuple[str, int]]:
-    """Return one device, or all of a node where something connects them, as the Recipe allows."""
+    """Return strategies on one device, or on all of a node if they are connected, as the Recipe allows."""
     many = pool.accelerator_count
     if many < 2 or pool.interconnect_bytes_per_second is None:
         return [("single", 1)]
@@ -168,13 +168,13 @@ def choose(
     barred: Mapping[str, str],
     budget: Budget | None = None,
 ) -> tuple[PlanOption, list[PlanOption]]:
-    """Return (the best that meets the deadline at p90 and the budget at p50, the others), with reasons.
+    """Return (the best option within the deadline at p90 and the budget at p50, the others), with reasons.
 
-    Options on pools that are ``barred`` cannot win; they say what that costs, and why. An option without a
-    price comes after every priced one when the cheapest is wanted.
+    Options on ``barred`` pools cannot win; their reason says what barring them costs. For the cheapest,
+    options without a price come last.
 
     Raises:
-        ValueError: none fits, none has a rate, none meets the deadline or the budget, or a price is unknown.
+        ValueError: no option fits, has a rate, or meets the deadline or the budget, or a price is unknown.
     """
     placed = placing.allowed(found, barred, "the training")
     fitting = [option for option in placed if not option.missing_bytes]
@@ -192,8 +192,8 @@ def choose(
         fastest = min(timed, key=ranking.late_hours)
         raise ValueError(
             f"deadline_hours {deadline_hours:g}: the fastest, {fastest.name}, takes "
-            f"{ranking.late_hours(fastest):.2f} h (p90): allow that, lower recipe.budget_tokens or add a "
-            "faster pool"
+            f"{ranking.late_hours(fastest):.2f} h (p90): allow that, lower recipe.budget_tokens (or "
+            "epochs) or add a faster pool"
         )
     if budget:
         ready = _affordable(ready, budget)
@@ -214,7 +214,7 @@ def choose(
 
 
 def _affordable(ready: list[PlanOption], budget: Budget) -> list[PlanOption]:
-    """Return the options within the budget at p50; raises as ``choose`` does."""
+    """Return the options within the budget at p50; raises the errors of ``choose``."""
     costs = {option.name: budget.cost_usd(option.estimate) for option in ready if option.estimate}
     known = {name: cost for name, cost in costs.items() if cost is not None}
     if not known:
@@ -226,13 +226,14 @@ def _affordable(ready: list[PlanOption], budget: Budget) -> list[PlanOption]:
     if known[cheapest] > budget.left_usd:
         raise ValueError(
             f"{budget}: the cheapest training, {cheapest}, takes ${known[cheapest]:.4g} (p50) and "
-            f"${max(0.0, budget.left_usd):.4g} is left: raise budget_usd, or lower recipe.budget_tokens"
+            f"${max(0.0, budget.left_usd):.4g} is left: raise budget_usd, or lower recipe.budget_tokens (or "
+            "epochs)"
         )
     return [option for option in ready if known.get(option.name, float("inf")) <= budget.left_usd]
 
 
 def nearest_change(task: PlanTask, pools: Mapping[str, NodePool]) -> str:
-    """Return the least change with which something fits: shorter rows, then an adapter, then both."""
+    """Return the smallest change that fits: shorter rows, then an adapter, then both."""
     lengths = [task.recipe.seq_len >> power for power in range(1, 16)]
     shorter: list[dict[str, Any]] = [{"seq_len": n, "length_phases": []} for n in lengths if n >= 64]
     adapter = {"method": "lora", "trainable_embeddings": "no"}
@@ -242,13 +243,13 @@ def nearest_change(task: PlanTask, pools: Mapping[str, NodePool]) -> str:
         if any(not option.missing_bytes for option in options(changed, pools)):
             words = ", ".join(f"recipe.{name}: {value}" for name, value in fields.items() if value)
             return f"with {words} it fits"
-    return "no recipe of this model fits: add a pool with more memory, or take a smaller base"
+    return "no recipe for this model fits: add a pool with more memory, or use a smaller base"
 
 
 def _largest(
     task: PlanTask, pool: NodePool, strategy: str, devices: int, checkpointing: bool | int
 ) -> PlanOption:
-    """Take the largest micro-batch that fits, up to a device's whole share of a step; else one row."""
+    """Return the option with the largest micro-batch that fits, up to a device's share of a step."""
     rows = -(-task.recipe.tokens_per_step // (task.recipe.seq_len * devices))
     for size in sorted({rows, *(2**power for power in range(rows.bit_length()))}, reverse=True):
         changed = msgspec.structs.replace(

@@ -22,7 +22,7 @@ NEUTRAL = {
     "candidates": '["off"]',
     "calibrate": "{}",
 }
-"""Flags of plan that mean nothing special, for the pipelines that have no such setting."""
+"""Default flags of plan, for pipelines without these settings."""
 GIVEN = ("recipe", "nodepools", "pool", "spot", "compiled_for", "max_examples", "max_tokens")
 
 
@@ -37,6 +37,7 @@ def flags(given: Any, **own: object) -> dict[str, object]:
 @places("train", "scoring", "watch")
 def plan(
     base: dsl.Input[dsl.Model],
+    train: dsl.Input[dsl.Dataset],
     decision: dsl.Output[dsl.Artifact],
     report: dsl.Output[dsl.Markdown],
     receipt: dsl.Output[dsl.Metrics],
@@ -61,34 +62,36 @@ def plan(
     candidates: list,
     calibrate: dict,
 ):
-    """Choose pool, strategy, micro-batch and checkpointing for a training run, before anything is bought.
+    """Choose pool, strategy, micro-batch and checkpointing for a training run before paying for it.
 
     The outputs ``train_…``, ``scoring_…`` and ``watch_…`` place its tasks.
 
     Args:
-        base: The pretrained model, which is saved, merged and loaded again for a test.
+        base: The pretrained model, which is saved, merged and reloaded as a test.
+        train: Training data, counted for recipe.epochs. They are passed on as tokens, unless select comes
+            later: the training step counts them then.
         decision: What to run, and every rejected alternative with its reason (JSON).
         report: The same for people.
-        receipt: What it took, and what was chosen.
+        receipt: Resources used, and the choice.
         planned: The recipe with micro_batch_size, gradient_checkpointing and budget_seconds decided.
         recipe: Hyperparameters; see components/core/recipe.py.
-        space: Hyperparameters that a search changes, as tune takes them; the largest trial must fit.
-        parallel: Trainings at a time on one node.
-        nodepools: Where steps may run, what an hour costs, and what the devices can do.
-        deadline_hours: The run has to be done by then at p90; 0 is no deadline.
-        budget_usd: What the whole run may cost; 0 is no bound. Unknown prices are then refused.
-        reserve_share: Share of it that is kept for the steps after training.
+        space: Hyperparameters of a search, as tune takes them; the largest trial must fit.
+        parallel: Concurrent trainings on one node.
+        nodepools: Where steps may run, what an hour costs, what devices can do.
+        deadline_hours: The run must be done by then at p90; 0 is no deadline.
+        budget_usd: Limit for the whole run; 0 is none. With it, prices must be known.
+        reserve_share: Share of it kept for the steps after training.
         objective: cheapest or fastest.
         answer_share: Share of the tokens that carry loss; 1 is the safe bound.
-        pool: Where training has to run; auto leaves the choice free.
-        spot: Whether a spot pool may be taken: never or allowed.
+        pool: Where training must run; auto to choose.
+        spot: Whether spot pools may be used: never or allowed.
         compiled_for: Kueue's training_queue and scoring_queue and the accelerators' resource name (device)
-            that its tasks are compiled for; pools of others are not taken.
-        watched: Whether a watcher scores checkpoints, and is paid for, as long as training runs.
-        max_examples: Examples that are scored before and after training, at most.
-        max_tokens: Of the longest of them.
-        serve_on: Kind of node that the model will be served on, cpu or gpu.
-        candidates: Formats that quantize will try; [off] where it does not run.
+            that its tasks are compiled for; other pools are not used.
+        watched: Whether a watcher scores checkpoints, and is paid for, during training.
+        max_examples: Maximum examples scored before and after training.
+        max_tokens: Tokens of the longest example.
+        serve_on: Kind of node the model will be served on, cpu or gpu.
+        candidates: Formats that quantize will try; [off] if it does not run.
         calibrate: One measured step (pool, saved_bytes, tokens_per_second); empty for none.
     """
     given = NEUTRAL | own_flags(locals()) | {"run": decision.uri}

@@ -1,4 +1,4 @@
-"""The decision: how and where to train, and where models are scored; for ``deepcuts plan`` and a run."""
+"""Decide how and where to train, and where to score models; for ``deepcuts plan`` and runs."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from deepcuts.components.tune.space import Dimension
 
 
 class PlanTerms(NamedTuple):
-    """What the decision is bound by."""
+    """Limits on the decision."""
 
     deadline_hours: float = 0.0
     objective: str = "cheapest"
@@ -36,7 +36,7 @@ class PlanDecision(NamedTuple):
     """Where models are evaluated and judged."""
     scoring_rejected: list[ScoringOption]
     watch: ScoringOption | None
-    """Where checkpoints are scored during training; None where nobody does."""
+    """Where checkpoints are scored during training; None without a watcher."""
     watch_rejected: list[ScoringOption]
     money: Budget | None
 
@@ -52,7 +52,7 @@ def decide(
     """Return the cheapest places that hold the work.
 
     Raises:
-        ValueError: nothing fits, is in time or can be paid.
+        ValueError: nothing fits, or meets the deadline or the budget.
     """
     not_scoring = placing.barred_scoring(pools, wish)
     scored, elsewhere = scoring.choose(
@@ -77,7 +77,7 @@ def train(
     money: Budget | None,
     calibrate: Measurement,
 ) -> tuple[PlanOption, list[PlanOption]]:
-    """Return (how to train, what was rejected); raises as ``decide``."""
+    """Return (chosen option, rejected ones); raises the errors of ``decide``."""
     barred, recipe, context = placing.barred(pools, wish), task.recipe, task.shapes.tree.context
     if recipe.seq_len > context:
         raise ValueError(f"recipe.seq_len {recipe.seq_len} is above the model's context {context}: lower it")
@@ -94,7 +94,7 @@ def train(
 def outputs(
     made: PlanDecision, task: PlanTask, pools: Mapping[str, NodePool], recipe: Recipe, work: ScoringWork
 ) -> dict[str, Any]:
-    """Return what the pods of a run ask for, by output of the component; ``recipe`` is the one decided."""
+    """Return the requests of a run's pods, by output of the component; ``recipe`` is the one decided."""
     pool, scored = pools[made.best.pool], pools[made.scoring.pool]
     watch = pools[made.watch.pool] if made.watch else scored
     share = placing.share(pool, (scored, watch))
@@ -113,26 +113,26 @@ def outputs(
         made.best.devices,
     )
     for place, where in (("scoring", scored), ("watch", watch)):
-        # one size for all scoring, formats made or not: each of a task's inputs is 1 kB of a run's status
+        # one size for all scoring, with or without formats: each input of a task is 1 kB of a run's status
         formats = work.quantizes if place == "scoring" else "no"
         needed = scoring.load(task.largest, where, task.answer_share, formats)
         part = pods.SCORING_SHARE if placing.meets(where, (pool,)) else pods.NODE_SHARE
         cores = pods.cores(where, part)
-        if where.accelerator and formats != "cpu":  # llama.cpp works on the cores
+        if where.accelerator and formats != "cpu":  # llama.cpp runs on the CPU
             cores = min(cores, CORES_OF_DEVICE)
         asked |= placing.pod(place, where, cores, _of_node(needed.host, where), 1)
     return asked
 
 
 def _of_node(wanted: float, pool: NodePool) -> str:
-    """Return a request for memory that a node has; pods that do not fit on it together wait."""
+    """Return a memory request no larger than a node; pods that do not fit together wait."""
     return placing.quantity(wanted, pods.NODE_SHARE * pool.memory_bytes)
 
 
 def heaviest(task: PlanTask, space: Mapping[str, Dimension]) -> PlanTask:
-    """Return the task with the recipe of ``space`` that takes most memory: every trial must fit.
+    """Return the task with the recipe of ``space`` that needs most memory, as every trial must fit.
 
-    Each dimension is tried at its ends, the others as they are; contradicting values are a trial's own.
+    Tries each dimension at its ends, with the others unchanged; contradictory values are left to the trial.
     """
     recipes = [task.recipe]
     for name, dimension in space.items():

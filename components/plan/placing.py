@@ -1,4 +1,4 @@
-"""What a pod asks for: which pools may take training, and the quantities in its requests."""
+"""Work out the requests of pods, and which pools may run training."""
 
 import json
 import math
@@ -27,43 +27,43 @@ T = TypeVar("T", bound=OnPool)
 AUTO = "auto"
 Spot = Literal["never", "allowed"]
 MARGIN = 1.2
-"""Of a request over the predicted bytes: pages of files that a container reads count as its memory, too."""
+"""Request / predicted bytes: file pages that a container reads count as its memory, too."""
 MIN_BYTES = 2 * 2**30
-"""Of a request: the tokenised data, and compile workers, of which the prediction knows nothing."""
+"""Minimum request: room for tokenised data and compile workers, which are not predicted."""
 CORES_OF_DEVICE = 4
-"""One feeds an accelerator, one packs the next batch, two compile or write checkpoints meanwhile."""
+"""One feeds an accelerator, one packs the next batch, two compile or write checkpoints."""
 NO_ACCELERATOR = "nvidia.com/gpu"
-"""Named with the count 0 on a CPU pool: KFP sets a type in any case, and Kubernetes takes 0 of an unknown."""
+"""Used with count 0 on a CPU pool: KFP always sets a type, and Kubernetes accepts 0 of an unknown one."""
 
 
 class CompiledFor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What KFP's driver takes from the compiled file alone."""
+    """Settings that KFP's driver takes only from the compiled file."""
 
     training_queue: str
-    """Kueue queue that training is labelled for; empty for none."""
+    """Kueue queue in training's label; empty for none."""
     scoring_queue: str
-    """That of the tasks that score models."""
+    """Kueue queue of the tasks that score models."""
     device: str
     """Resource name of accelerators."""
 
 
 class Wish(NamedTuple):
-    """What is asked of the place, before any price is looked at."""
+    """Requirements on the place, regardless of price."""
 
     pool: str = AUTO
-    """Name of the pool to train on; ``auto`` leaves the choice free."""
+    """Name of the pool to train on; ``auto`` to choose."""
     spot: Spot = "allowed"
     compiled_for: CompiledFor | None = None
-    """What is fixed of the tasks; None where they are not compiled yet."""
+    """Fixed settings of the tasks; None if they are not compiled yet."""
     watched: bool = False
-    """Whether a watcher scores checkpoints as long as training runs."""
+    """Whether a watcher scores checkpoints during training."""
 
 
 def barred(pools: Mapping[str, NodePool], wish: Wish) -> dict[str, str]:
-    """Return why a pool cannot take the training, by name; pools that can are not in it.
+    """Return, by name, why pools cannot run the training; pools that can are left out.
 
     Raises:
-        ValueError: there is no pool of the name that is wished for, or that very pool is barred.
+        ValueError: the requested pool does not exist or is barred.
     """
     if wish.pool != AUTO and wish.pool not in pools:
         raise ValueError(
@@ -71,27 +71,27 @@ def barred(pools: Mapping[str, NodePool], wish: Wish) -> dict[str, str]:
         )
     found = _not_for(pools, wish, "training_queue")
     if wish.pool in found:
-        raise ValueError(f"pool {wish.pool!r} cannot take the training: {found[wish.pool]}, or name another")
+        raise ValueError(f"pool {wish.pool!r} cannot run the training: {found[wish.pool]}, or name another")
     if wish.pool != AUTO:
         found |= {name: f"training is placed on {wish.pool}" for name in pools if name != wish.pool}
     return found
 
 
 def allowed(found: Sequence[T], barred: Mapping[str, str], what: str) -> list[T]:
-    """Return the options on pools that may take ``what``.
+    """Return the options on pools that may run ``what``.
 
     Raises:
-        ValueError: all pools are ``barred``; names why, pool by pool.
+        ValueError: all pools are ``barred``; says why for each.
     """
     options = [option for option in found if option.pool not in barred]
     if not options:
         reasons = "; ".join(f"{name}: {why}" for name, why in barred.items())
-        raise ValueError(f"no node pool may take {what} ({reasons})")
+        raise ValueError(f"no node pool may run {what} ({reasons})")
     return options
 
 
 def barred_scoring(pools: Mapping[str, NodePool], wish: Wish) -> dict[str, str]:
-    """Return why a pool cannot take what scores models, by name."""
+    """Return, by name, why pools cannot run the tasks that score models."""
     return _not_for(pools, wish, "scoring_queue")
 
 
@@ -116,21 +116,21 @@ def _not_for(pools: Mapping[str, NodePool], wish: Wish, kind: str) -> dict[str, 
 
 
 def share(pool: NodePool, alongside: Iterable[NodePool]) -> float:
-    """Return the part of a node that training gets: less where what scores models may be ``alongside``."""
+    """Return training's share of a node, which is smaller if scoring may run ``alongside``."""
     return pods.TRAINING_SHARE if meets(pool, alongside) else pods.NODE_SHARE
 
 
 def room_bytes(pool: NodePool, alongside: Iterable[NodePool]) -> int:
-    """Return the memory that training has for its tensors: an accelerator's, or its part of a CPU node."""
+    """Return the memory for training's tensors: an accelerator's, or its share of a CPU node."""
     if pool.accelerator:
         return pool.accelerator_memory_bytes
     return round(share(pool, alongside) * pool.memory_bytes)
 
 
 def pod(place: str, pool: NodePool, cpu: float, memory: str, devices: int) -> dict[str, Any]:
-    """Return what a pod on ``pool`` asks for, by output of the component; ``place`` begins their names.
+    """Return the requests of a pod on ``pool``, by output of the component; ``place`` prefixes the names.
 
-    KFP's driver puts them into the pods; all but selector and tolerations are text to it.
+    KFP's driver puts them into the pods; it takes all but selector and tolerations as text.
     """
     return {
         f"{place}_pool": pool.name,
@@ -143,17 +143,17 @@ def pod(place: str, pool: NodePool, cpu: float, memory: str, devices: int) -> di
 
 
 def quantity(wanted: float, most: float) -> str:
-    """Return a request in MiB: with its margin, but no more than the node's part has."""
+    """Return a request in MiB, with a margin but no larger than the node's share."""
     return f"{math.floor(min(max(MARGIN * wanted, MIN_BYTES), most) / 2**20)}Mi"
 
 
 def meets(pool: NodePool, alongside: Iterable[NodePool]) -> bool:
-    """Return whether a pod of ``pool`` may stand on one CPU node with what runs ``alongside`` it."""
+    """Tell whether a pod of ``pool`` may share a CPU node with pods that run ``alongside`` it."""
     return not pool.accelerator and any(pool.selector == other.selector for other in alongside)
 
 
 def leave(files_of: Mapping[str, Path], values: Mapping[str, Any]) -> None:
-    """Write output parameters as KFP's launcher reads them: text as it is, everything else as JSON."""
+    """Write output parameters for KFP's launcher: text as it is, everything else as JSON."""
     for name, path in files_of.items():
         value = values[name]
         with files.staged(path) as staging:
@@ -161,10 +161,10 @@ def leave(files_of: Mapping[str, Path], values: Mapping[str, Any]) -> None:
 
 
 def host_bytes(shapes: Architecture, recipe: Recipe, memory: Memory, devices: int) -> float:
-    """Return the memory of the node itself where training is on accelerators.
+    """Return the memory of the node itself for training on accelerators.
 
-    Each process loads the weights as they are stored before it moves them; a checkpoint brings what is
-    trained back, once, with two moments.
+    Each process loads the weights as stored before moving them; a checkpoint copies the trained ones back
+    once, with two moments.
     """
     stored = (2 if shapes.stored_half and recipe.method == "lora" else FP32) * shapes.tree.weights
     shards = devices if recipe.strategy == "fsdp" else 1

@@ -1,4 +1,4 @@
-"""What autograd keeps of a model's blocks, and a few traced blocks in place of many that are alike."""
+"""Profile the bytes autograd keeps of a model, tracing a few blocks for many equal ones."""
 
 import json
 from collections.abc import Sequence
@@ -12,41 +12,41 @@ from deepcuts.components.training import models
 from deepcuts.components.training.blocks import blocks_of
 
 TRACED = 4
-"""Blocks that are traced of many that are alike."""
+"""Number of blocks traced for many equal ones."""
 STRIDE = 10_000
-"""Between the keys of two blocks' storages; no block keeps so many."""
+"""Offset between the keys of two blocks' storages; no block keeps that many."""
 
 
 class StorageBytes(NamedTuple):
     """Bytes of one storage."""
 
     fixed: float
-    """Whatever the number of rows: masks, decays and turned weights that all rows share."""
+    """Independent of the number of rows: masks, decays and transposed weights shared by all rows."""
     each: float
-    """Of every row."""
+    """Per row."""
 
     def bytes_of(self, rows: float) -> float:
         return self.fixed + rows * self.each
 
 
 class Profile(NamedTuple):
-    """What a Recipe trains, and bytes that autograd keeps before the head, by storage."""
+    """What a Recipe trains, and the bytes autograd keeps before the head, by storage."""
 
     trained_weights: int
     adapter_weights: int
     embeddings: bool
     """Whether embeddings and norms are trained."""
     tokens: int
-    """Of a row."""
+    """Tokens of a row."""
     outside: dict[int, StorageBytes]
-    """What is kept outside the blocks."""
+    """Kept outside the blocks."""
     blocks: tuple[dict[int, StorageBytes], ...]
     inputs: tuple[dict[int, StorageBytes], ...]
-    """What a block keeps where it is computed again: its input."""
+    """Kept of a recomputed block: its input."""
 
     def saved_bytes(self, every: int, rows: float) -> float:
-        """Return the bytes of this many rows, every ``every``-th block recomputed (0: none)."""
-        kept = dict(self.outside)  # each storage once, wherever it is kept
+        """Return the bytes for this many rows, with every ``every``-th block recomputed (0: none)."""
+        kept = dict(self.outside)  # each storage counts once, wherever it is kept
         for number, (block, entered) in enumerate(zip(self.blocks, self.inputs, strict=True)):
             kept |= entered if every and number % every == 0 else block
         return sum(storage.bytes_of(rows) for storage in kept.values())
@@ -59,7 +59,7 @@ class Profile(NamedTuple):
 def growing(traced: Sequence[list[dict[int, int]]], rows: tuple[int, int]) -> list[dict[int, StorageBytes]]:
     """Return how the storages of two traces grow with their ``rows``, part by part.
 
-    A pass keeps its storages in one order whatever the rows are; where it does not, all grow.
+    The order of storages does not depend on the rows; if it does, all are taken to grow.
     """
     few, many = rows
     parts = []
@@ -73,7 +73,7 @@ def growing(traced: Sequence[list[dict[int, int]]], rows: tuple[int, int]) -> li
 
 
 def few_layers(config: str) -> tuple[str, int]:
-    """Return (the config with ``TRACED`` layers, how many more there are) where all layers are alike."""
+    """Return (the config with ``TRACED`` layers, the number of further layers) if all layers are equal."""
     values = json.loads(config)
     with torch.device("meta"):
         model = build(config)
@@ -98,7 +98,7 @@ def few_layers(config: str) -> tuple[str, int]:
 
 
 def repeated(found: Profile, model: PreTrainedModel, more: int) -> Profile:
-    """Return the profile with its last but one block ``more`` times more: own storages under new keys."""
+    """Return the profile with its last but one block repeated ``more`` times, with new storage keys."""
     middle, entered = found.blocks[-2], found.inputs[-2]
     elsewhere = (*found.blocks[:-2], found.blocks[-1], found.outside)
     shared = {key for block in elsewhere for key in block}

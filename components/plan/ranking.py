@@ -1,4 +1,4 @@
-"""Ranking: which of two options is better, and the words that say why one was taken and another was not."""
+"""Rank options, and explain why one was chosen and the others were not."""
 
 from typing import TYPE_CHECKING
 
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 CHEAPEST = "cheapest"
 SIMPLICITY = {"single": 0, "ddp": 1, "fsdp": 2}
 ALIKE = 1.05
-"""Estimates this close are one estimate: of those the simplest is taken."""
+"""Estimates this close count as equal, and the simplest option wins."""
 GIB = 2**30
 
 
 def score(option: "PlanOption", objective: str) -> float:
-    """Return dollars, or hours if they are the objective; an unknown price is worse than every known one."""
+    """Return dollars, or hours if they are the objective; an unknown price ranks last."""
     assert option.estimate
     if objective == CHEAPEST:
         return float("inf") if option.estimate.usd_p50 is None else option.estimate.usd_p50
@@ -23,19 +23,19 @@ def score(option: "PlanOption", objective: str) -> float:
 
 
 def complication(option: "PlanOption") -> tuple[int, bool, float]:
-    """Rank options of equal cost: the simpler first."""
+    """Rank options of equal cost, simpler ones first."""
     assert option.estimate
     return SIMPLICITY[option.strategy], bool(option.gradient_checkpointing), option.estimate.hours_p50
 
 
 def late_hours(option: "PlanOption") -> float:
-    """Return how long an option may take (p90)."""
+    """Return an option's hours at p90."""
     assert option.estimate
     return option.estimate.hours_p90
 
 
 def why(best: "PlanOption", fitting: "list[PlanOption]", objective: str) -> str:
-    """Say why ``best`` was chosen."""
+    """Explain why ``best`` was chosen."""
     assert best.estimate
     words = [f"the {objective} of {len(fitting)} that fit"]
     alone = [o for o in fitting if o.pool == best.pool and o.devices == 1 and o.estimate]
@@ -44,14 +44,14 @@ def why(best: "PlanOption", fitting: "list[PlanOption]", objective: str) -> str:
         assert single.estimate
         faster = single.estimate.hours_p50 / best.estimate.hours_p50
         words.append(
-            f"split although one device holds it: {faster:.1f} times as fast as that device alone "
+            f"split although it fits on one device: {faster:.1f} times as fast as one device "
             f"({best.estimate.hours_p50:.3g} against {single.estimate.hours_p50:.3g} h), "
-            "and the node is paid for whole"
+            "and the whole node is paid for"
         )
     elif best.devices > 1:
-        words.append("split because no single device of the node holds it")
+        words.append("split because it does not fit on one device of the node")
     if best.gradient_checkpointing:
-        words.append("activations recomputed because that is what fits here, or passes get larger")
+        words.append("activations recomputed, because only that fits here or it allows larger passes")
     return "; ".join(words)
 
 
@@ -63,9 +63,9 @@ def why_not(
     budget: Budget | None,
     barred: str,
 ) -> str:
-    """Say why ``option`` lost; ``barred`` is why its pool cannot take the training, empty where it can."""
+    """Explain why ``option`` lost; ``barred`` is why its pool cannot run the training, empty if it can."""
     if option.missing_bytes:
-        return f"does not fit: {option.missing_bytes / GIB:.2f} GiB are missing, even with one row a pass"
+        return f"does not fit: {option.missing_bytes / GIB:.2f} GiB are missing, even with one row per pass"
     if option.estimate is None:
         return "unknown speed: the pool has no flops_per_second"
     if deadline_hours and option.estimate.hours_p90 > deadline_hours:
@@ -79,7 +79,7 @@ def why_not(
         assert barred, option.name
         return f"{better}: {cost_of / lowest - 1:+.1%}, but {barred}"
     if cost_of == float("inf"):
-        return "unknown price: it cannot be called the cheapest"
+        return "unknown price: it may not be the cheapest"
     if cost_of > lowest * ALIKE:
         return f"{'costs more' if objective == CHEAPEST else 'slower'}: {cost_of / lowest - 1:+.1%}"
-    return f"{cost_of / lowest - 1:+.1%}, as good as equal, but not simpler"
+    return f"{cost_of / lowest - 1:+.1%}, practically equal, but not simpler"

@@ -1,7 +1,7 @@
-"""A dry run of what comes after training, on the untouched base: adapt, save, merge, save, load again.
+"""Rehearse what follows training on the untouched base: adapt, save, merge, save, reload.
 
-What fails here would fail after the last paid step, at every retry. A large base is rehearsed with its first
-blocks only, where all are alike: the classes, names and settings that saving trips over are the same.
+A failure here would otherwise come after the last paid step, at every retry. Of a large base with equal
+blocks only the first are used, as they have the same classes, names and settings.
 """
 
 import tempfile
@@ -33,29 +33,29 @@ from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.render import Rendered
 
 TOKENS = 8
-"""Of the row that is scored before and after."""
+"""Tokens of the row scored before and after."""
 TOLERANCE = 1e-3
-"""Largest difference of two logits, as a share of the largest, in float32."""
+"""Largest difference of two logits, relative to the largest, in float32."""
 WORDS = "saved, merged and loaded again"
-LOST = "take another base, or recipe.method full where that is what an adapter came to"
+LOST = "use another base, or recipe.method full if an adapter caused it"
 
 
 def rehearse(base: Path, recipe: Recipe) -> Facts:
-    """Return what a run of the Recipe will do with the base; nothing where only its config.json is there.
+    """Return what a run of the Recipe will do with the base; empty if there is only a config.json.
 
     Raises:
-        DataError: a step fails, or what is loaded again computes something else.
+        DataError: a step fails, or the reloaded model computes something else.
     """
     if not any(base.glob("*.safetensors")):
         return {}
     if quantized.is_quantized(base):
         raise DataError(
             f"{base} is quantized (config.json: quantization_config) and cannot be trained: "
-            "give what it was made of"
+            "give the model it was made from"
         )
     weights_check.check_sizes(base)
     tokenizer = models.load_tokenizer(base)
-    with judged(f"{base}: a dry run fails while loading it", "correct its files, or take another base"):
+    with judged(f"{base}: a dry run fails while loading it", "correct its files, or use another base"):
         model, left = _first_blocks(base)
         blocks.keep_scale(model)
         generation.settle(model, tokenizer)
@@ -73,33 +73,33 @@ def rehearse(base: Path, recipe: Recipe) -> Facts:
 
 
 def _trying(what: str, base: Path, model: PreTrainedModel | PeftModel) -> AbstractContextManager[None]:
-    """Name what fails; whatever transformers, peft or safetensors raise here would end the run later."""
-    fix = f"transformers {__version__} cannot do so with model_type {model.config.model_type!r}: take another"
+    """Report errors of transformers, peft or safetensors, which would otherwise end the run later."""
+    fix = f"transformers {__version__} cannot do so with model_type {model.config.model_type!r}: use another"
     return judged(f"{base}: a dry run fails while {what}", f"{fix} base")
 
 
 def check_causal(loss: CompletionLoss, examples: Sequence[Rendered], base: Path) -> None:
-    """Refuse a model whose tokens see what comes after them: it would read its training loss off.
+    """Refuse a model whose tokens see the tokens after them, as it would copy its targets.
 
-    Encoders (BERT) are such, and classes that lose their causal mask where no padding asks for one (Doge).
+    These are encoders (BERT), and classes that lose their causal mask without padding (Doge).
 
     Raises:
-        DataError: what stands behind an example changes its score.
+        DataError: tokens after an example change its score.
     """
     with torch.no_grad():
         noise = packing.behind_nats(loss, examples)
     if noise > packing.TOLERANCE_NATS:
         raise DataError(
-            f"{base}: tokens behind an example change its score by {noise:.1e} nats, so this model sees what "
-            "it should say: take a decoder (config.json of an encoder: is_decoder true)"
+            f"{base}: tokens after an example change its score by {noise:.1e} nats, so this model sees its "
+            "targets: use a decoder (config.json of an encoder: is_decoder true)"
         )
 
 
 def check_learned(adapted: PreTrainedModel | PeftModel, base: Path) -> None:
-    """Refuse a run of which a part would never move: layers whose weight is read past the adapter on them.
+    """Refuse adapters that would never train, on layers whose weight is read directly.
 
     Raises:
-        DataError: names the layer; experts that no token of the row chose are no fault.
+        DataError: names the layer; experts that no token of the row chose are not an error.
     """
     adapted.train()
     rows = adapted.get_input_embeddings().num_embeddings
@@ -118,12 +118,12 @@ def check_learned(adapted: PreTrainedModel | PeftModel, base: Path) -> None:
         layer = idle[0].partition(".lora_")[0].rpartition(".")[2]
         raise DataError(
             f"{base}: an adapter on {layer} learns nothing, as this model reads that layer's weight itself, "
-            "or passes no token through it: name other layers in recipe.lora_targets, or take method full"
+            "or passes no token through it: name other layers in recipe.lora_targets, or use method full"
         )
 
 
 def _first_blocks(base: Path) -> tuple[PreTrainedModel, int]:
-    """Return the model, cut to its first blocks where all are alike, and how many it lacks."""
+    """Return the model, cut to its first blocks if all are equal, and the number of blocks cut."""
     config, left = few_layers((base / "config.json").read_text())
     given: dict[str, Any] = {}
     if left:
@@ -146,10 +146,10 @@ def _examples(model: PreTrainedModel) -> list[Rendered]:
 def _there_and_back(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, base: Path, recipe: Recipe, scratch: Path
 ) -> None:
-    """Take the way of a trained model to its release and an answer; the logits must stay.
+    """Take a model through saving, merging and reloading to an answer; its logits must stay the same.
 
     Raises:
-        DataError: they do not.
+        DataError: the logits change.
     """
     with _trying("training it", base, model):
         adapted = adapters.adapt(model, recipe, torch.device("cpu"))
@@ -164,7 +164,7 @@ def _there_and_back(
         else:
             merged = adapted
         models.save(merged, tokenizer, base, scratch / "whole", torch.float32)
-    with _trying("loading again what was saved", base, model):
+    with _trying("loading the saved model", base, model):
         again = AutoModelForCausalLM.from_pretrained(
             scratch / "whole", local_files_only=True, dtype=torch.float32
         ).eval()
@@ -179,7 +179,7 @@ def _there_and_back(
 
 
 def _stir(adapted: PreTrainedModel | PeftModel) -> None:
-    """Give an adapter, which starts as nothing, small numbers: merging must keep what it adds."""
+    """Give an adapter small random weights, as it starts at zero and merging must keep its effect."""
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, weight in adapted.named_parameters():

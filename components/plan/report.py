@@ -1,4 +1,4 @@
-"""The plan in Markdown, for the Kubeflow UI and the terminal."""
+"""Write the plan in Markdown, for the Kubeflow UI and the terminal."""
 
 from deepcuts.components.core import escape
 from deepcuts.components.core.markdown import table
@@ -9,11 +9,11 @@ from deepcuts.components.plan.scoring import ScoringOption
 
 
 def markdown(made: PlanDecision) -> str:
-    """Return what to run, what it takes on a device, and each alternative with why it lost."""
+    """Return what to run, its memory on a device, and each alternative with the reason against it."""
     best, rejected, budget = made.best, made.rejected, made.money
     assert best.estimate
     lines = [f"# Plan: {escape.markdown(best.name)}", "", f"{escape.markdown(best.reason)}.", ""]
-    lines += [f"{_hours(best)} h, {_usd(best)} (p50 to p90), the whole node paid for.", ""]
+    lines += [f"{_hours(best)} h, {_usd(best)} (p50 to p90) for the whole node.", ""]
     lines += [f"{budget}: ${budget.left_usd:.3g} is left for training.", ""] if budget else []
     parts = [(part, f"{size / GIB:.3f}") for part, size in best.memory._asdict().items()]
     parts += [(f"**total** of {best.room_bytes / GIB:.1f}", f"**{best.memory.total / GIB:.3f}**")]
@@ -28,7 +28,7 @@ def markdown(made: PlanDecision) -> str:
         )
         for option in rejected
     ]
-    lines += [table(("rejected", "GiB a device", "hours", "dollars", "why"), others, right=(1, 2, 3))]
+    lines += [table(("rejected", "GiB per device", "hours", "dollars", "why"), others, right=(1, 2, 3))]
     lines += ["", f"Evaluated and judged on {_place(made.scoring)}."]
     lines += [f"Watched on {_place(made.watch)}."] if made.watch else []
     return "\n".join([*lines, ""])

@@ -1,4 +1,4 @@
-"""What a plan is asked: read from the arguments of its step, for a run and for ``deepcuts plan`` alike."""
+"""Read a planning request from the arguments of the step, for a run as for ``deepcuts plan``."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,10 +14,10 @@ from deepcuts.components.plan.scoring import ScoringWork
 
 
 class PlanRequest(NamedTuple):
-    """A plan that is asked for."""
+    """Input of a plan."""
 
     task: PlanTask
-    """Of a search its heaviest trial, and as many at a time as run on one node."""
+    """For a search its heaviest trial, times those concurrent on one node."""
     pools: Mapping[str, NodePool]
     wish: Wish
     terms: PlanTerms
@@ -25,15 +25,15 @@ class PlanRequest(NamedTuple):
     calibrate: Measurement
 
     def decide(self) -> PlanDecision:
-        """Return the cheapest places that hold the work; raises as ``decision.decide``."""
+        """Return the cheapest places that fit the work; raises as ``decision.decide``."""
         return decisions.decide(self.task, self.pools, self.wish, self.terms, self.work, self.calibrate)
 
 
 def read(given: Mapping[str, Any], spent: Sequence[Charge]) -> PlanRequest:
-    """Return what the step ``plan`` is asked by ``given``, its arguments by name; ``spent`` went before.
+    """Return the request in ``given``, the arguments of ``plan`` by name; ``spent`` are past charges.
 
     Raises:
-        FileNotFoundError, DataError: a base or a teacher has no config.json, or none that is one.
+        FileNotFoundError, DataError: a base or teacher has no valid config.json.
         ValueError: the student keeps layers that its base lacks, or serve_on is neither cpu nor gpu.
     """
     bounds = (given["deadline_hours"], given["objective"], given["budget_usd"], given["reserve_share"])

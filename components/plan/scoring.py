@@ -1,8 +1,8 @@
-"""Where models are scored: what scoring them loads, and the pool on which that costs least.
+"""Choose where to score models: the memory it takes, and the cheapest pool.
 
-``watch`` runs as long as training and goes where an hour is cheapest, to a pool without accelerators if it
-can: with one it would hold up the training that it waits for. What ``evaluate`` and ``judge`` find is
-compared, so they share one pool: two kinds of device compute in two precisions.
+``watch`` runs as long as training, so it goes where an hour is cheapest, without accelerators if possible, as
+it could otherwise block the training it waits for. The scores of ``evaluate`` and ``judge`` are compared, so
+they share one pool: different devices compute in different precisions.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,9 +18,9 @@ from deepcuts.components.plan.memory import CPU_PROCESS_BYTES, CUDA_CONTEXT_BYTE
 from deepcuts.components.quantize import served
 
 BATCH_TOKENS, LOGIT_BYTES = 16_384, 4 * 2**30
-"""Of one forward pass, ``training/scoring.py``'s, which a test holds them to; importing it takes torch."""
+"""Limits of a forward pass, copied from ``training/scoring.py``, which needs torch; a test compares them."""
 CORE_FLOPS = 6.3e10
-"""float32 products a second of a core, measured on AVX2; for llama.cpp on a node with accelerators."""
+"""float32 products per second and core, measured on AVX2; for llama.cpp on nodes with accelerators."""
 BF16 = 2
 Quantizes = Literal["no", "cpu", "gpu"]
 
@@ -29,15 +29,15 @@ class ScoringWork(NamedTuple):
     """What a run scores."""
 
     tokens: int
-    """Of one pass over the examples, at most."""
+    """Maximum tokens of one pass over the examples."""
     quantizes: Quantizes
-    """Whether formats are tried besides, in llama.cpp (cpu) or in PyTorch (gpu)."""
+    """Whether formats are tried as well, in llama.cpp (cpu) or PyTorch (gpu)."""
 
     @property
     def passes(self) -> tuple[int, int]:
-        """Return passes over the examples (in PyTorch, in llama.cpp).
+        """Return the passes over the examples (in PyTorch, in llama.cpp).
 
-        Before and after training; with formats the reference once more, each of them, and what is served.
+        Before and after training; with formats, also the reference, each format, and the served model.
         """
         return {"no": (2, 0), "cpu": (3, 2 + len(served.GGUF)), "gpu": (4 + len(served.SERVED_BY["gpu"]), 0)}[
             self.quantizes
@@ -45,21 +45,21 @@ class ScoringWork(NamedTuple):
 
 
 class ScoringLoad(NamedTuple):
-    """Bytes that a task holds at its worst moment."""
+    """Bytes that a task holds at its peak."""
 
     host: int
     device: int
-    """0 where there is no accelerator."""
+    """0 without an accelerator."""
 
 
 class ScoringOption(msgspec.Struct, frozen=True, kw_only=True):
-    """One pool to score on, and why it is taken or not."""
+    """One pool to score on, and why it was chosen or not."""
 
     pool: str
     load: ScoringLoad
     missing_bytes: int
     hours_p50: float | None
-    """None where the pool has no declared rate."""
+    """None if the pool has no declared rate."""
     hours_p90: float | None
     usd_p50: float | None
     usd_p90: float | None
@@ -83,9 +83,9 @@ def load(
 ) -> ScoringLoad:
     """Return the bytes of scoring on ``pool``: weights, a block's results, logits and a copy.
 
-    On a CPU all of it is float32. To an accelerator weights go in bfloat16, after the node has loaded them as
-    they are stored. A format is made of a second copy in float32 (PyTorch), or is held in llama.cpp with the
-    F16 that it is compared with, 3 bytes a weight.
+    On a CPU, all of it is float32. On an accelerator, weights are bfloat16, after the node has loaded them as
+    stored. A format is made from a second copy in float32 (PyTorch), or held in llama.cpp together with the
+    F16 it is compared with, at 3 bytes per weight.
     """
     tree = shapes.tree
     tokens = min(BATCH_TOKENS, LOGIT_BYTES // (2 * FP32 * tree.vocabulary))
@@ -100,7 +100,7 @@ def load(
 
 
 def stored_bytes(shapes: Architecture) -> int:
-    """Return the bytes of the weights as their config says they are stored."""
+    """Return the bytes of the weights as stored, by their config."""
     return (BF16 if shapes.stored_half else FP32) * shapes.tree.weights
 
 
@@ -130,7 +130,7 @@ def choose(
 def choose_watch(
     shapes: Architecture, pools: Mapping[str, NodePool], barred: Mapping[str, str], answer_share: float
 ) -> tuple[ScoringOption, list[ScoringOption]]:
-    """Return (where the watcher goes, the other pools): no accelerator if it can, then the cheapest hour.
+    """Return (where the watcher goes, the other pools): without accelerator if possible, then the cheapest.
 
     Raises:
         ValueError: the model is too large for all of them.
@@ -170,9 +170,9 @@ def _option(shapes: Architecture, pool: NodePool, wanted: ScoringWork, answer_sh
 def seconds(
     shapes: Architecture, pool: NodePool, wanted: ScoringWork
 ) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Return the seconds (p50, p90) of evaluating and of judging on ``pool``; None where it has no rate.
+    """Return the seconds (p50, p90) of evaluating and of judging on ``pool``; None if it has no rate.
 
-    On a spot pool each preemption costs half of what a pod did, and a start.
+    On a spot pool each preemption costs half of a pod's work, and a start.
     """
     if pool.flops_per_second is None:
         return None
@@ -193,15 +193,15 @@ def seconds(
 
 
 def _fitting(found: Sequence[ScoringOption], barred: Mapping[str, str]) -> list[ScoringOption]:
-    """Return the pools that hold the model and may take it; raises as ``choose``."""
-    allowed = placing.allowed(found, barred, "what scores the model")
+    """Return the pools that hold the model and may run it; raises the errors of ``choose``."""
+    allowed = placing.allowed(found, barred, "model scoring")
     fitting = [option for option in allowed if not option.missing_bytes]
     if not fitting:
         near = min(allowed, key=lambda option: option.missing_bytes)
         raise ValueError(
-            f"no node pool holds what scores the model: on the nearest, {near.pool}, {near.missing_bytes:,} "
-            "bytes are missing: add a pool with more memory, take a smaller base, or give "
-            "quantize_candidates [off] where formats are tried"
+            f"no node pool has memory for model scoring: on the nearest, {near.pool}, {near.missing_bytes:,} "
+            "bytes are missing: add a pool with more memory, use a smaller base, or set "
+            "quantize_candidates to [off] if formats are tried"
         )
     return fitting
 
@@ -226,7 +226,7 @@ def _first(
         elif score(option) == float("inf"):
             why = "unknown price or speed"
         elif option not in fitting:
-            why = "it has an accelerator, which training may wait for"
+            why = "it has an accelerator, which training may need"
         else:
             why = f"not the {aim}: {score(option) / lowest - 1:+.1%}" if lowest else f"not the {aim}"
         others.append(msgspec.structs.replace(option, reason=why))

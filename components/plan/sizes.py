@@ -1,4 +1,4 @@
-"""Sizes of any model that transformers builds, from its module tree on the meta device."""
+"""Read the sizes of any model that transformers builds, from its module tree on the meta device."""
 
 import json
 from functools import lru_cache
@@ -14,7 +14,7 @@ from deepcuts.components.training import models
 from deepcuts.components.training.blocks import language_blocks, recomputes, stateful_classes
 
 SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
-"""What types call the bound of their logits."""
+"""Fields with the cap of the logits."""
 ATTENTION_DROPOUTS = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
 
 
@@ -86,29 +86,29 @@ class ModelSizes(NamedTuple):
     tied: bool
     weights: int
     embedding_weights: int
-    """Input and output, one tensor where they are tied."""
+    """Input and output; one tensor if they are tied."""
     matmul_weights: int
-    """What every token is multiplied by in the blocks; of experts, the share that sees a token."""
+    """Weights in the blocks by which every token is multiplied; of experts, the share that sees a token."""
     dense_weights: int
-    """The same with every expert."""
+    """The same with all experts."""
     attention_width: int
-    """Heads times their width, summed over the layers that attend."""
+    """Heads times their width, summed over attention layers."""
     block_weights: int
-    """Of the largest block."""
+    """Weights of the largest block."""
     recomputes: bool
     """Whether blocks can be checkpointed."""
     logits_kept: int
-    """Copies of the logits that autograd keeps: soft-capped ones twice."""
+    """Copies of the logits that autograd keeps; capped ones are kept twice."""
     notes: tuple[str, ...]
-    """What was assumed."""
+    """Assumptions made."""
 
 
 @lru_cache(maxsize=32)
 def tree(config: str) -> ModelSizes:
-    """Return the sizes of the model of a config.json's text.
+    """Return the sizes of the model in a config.json's text.
 
     Raises:
-        ValueError: no causal language model that transformers ships, or one that cannot be built.
+        ValueError: it is not a causal language model that transformers ships, or it cannot be built.
     """
     with torch.device("meta"):
         model = build(config)
@@ -136,30 +136,30 @@ def tree(config: str) -> ModelSizes:
 
 
 def build(config: str) -> PreTrainedModel:
-    """Return the model of a config.json's text, on the device of the context; raises as ``tree``."""
+    """Build the model in a config.json's text, on the current device; raises the errors of ``tree``."""
     # version 5 writes infinity as an object
     values = PreTrainedConfig._decode_special_floats(json.loads(config))
     kind = values.get("model_type")
     if kind not in CONFIG_MAPPING:
-        raise ValueError(f"model_type {kind!r} is none that transformers ships: take another base")
+        raise ValueError(f"model_type {kind!r} is not one that transformers ships: use another base")
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ValueError(
-            f"model_type {kind!r} makes no causal language model: take "
-            + ("the text model of it" if "text_config" in values else "another base")
+            f"model_type {kind!r} is not a causal language model: use "
+            + ("its text model" if "text_config" in values else "another base")
         )
     try:
         settings = CONFIG_MAPPING[kind].from_dict({k: v for k, v in values.items() if k != "auto_map"})
         model: PreTrainedModel = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
-    except Exception as error:  # of many kinds, strict configurations' own among them
+    except Exception as error:  # of many classes, including those of strict configurations
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"model_type {kind!r} makes no causal language model ({reason}): take another"
+            f"model_type {kind!r} is not a causal language model ({reason}): use another"
         ) from error
     return model
 
 
 def _matrices(block: nn.Module, expert_share: float) -> float:
-    """Count the weights of a block that tokens are multiplied by; experts count by ``expert_share``."""
+    """Count the weights of a block by which tokens are multiplied; experts count by ``expert_share``."""
     total = 0.0
     for name, parameter in block.named_parameters():
         if parameter.ndim >= 2:
@@ -168,7 +168,7 @@ def _matrices(block: nn.Module, expert_share: float) -> float:
 
 
 def _expert_share(settings: Any) -> float:
-    """Share of the experts that sees a token."""
+    """Return the share of experts that sees a token."""
     names = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
     experts = next((found for name in names if (found := getattr(settings, name, None))), 0)
     used = ("num_experts_per_tok", "moe_topk", "top_k_experts", "moe_k")
@@ -181,7 +181,7 @@ def _expert_share(settings: Any) -> float:
 
 
 def _largest(settings: Any, name: str) -> int:
-    """Return a field of a configuration; the largest of all layers where they differ (Gemma 4)."""
+    """Return a field of a configuration, the largest if layers differ (Gemma 4)."""
     layers = getattr(settings, "per_layer_config", None) or {}
     found = [
         getattr(layer, name, None) for layer in (layers.values() if isinstance(layers, dict) else layers)
@@ -201,24 +201,24 @@ def _attention_width(blocks: list[Any], settings: Any) -> int:
 
 
 def drops_attention(settings: Any) -> bool:
-    """Return whether attention has dropout in training, which no kernel that keeps only its output has."""
+    """Tell whether attention has dropout in training, which fused kernels do not support."""
     return any(bool(getattr(settings, name, None)) for name in ATTENTION_DROPOUTS)
 
 
 def _notes(model: PreTrainedModel, blocks: list[Any], settings: Any, share: float) -> tuple[str, ...]:
     found = []
     if model.config.get_text_config().model_type not in MEASURED:
-        found.append("what this type keeps is traced, and was not held against measured bytes")
+        found.append("kept bytes of this type are traced, but were never compared with measured ones")
     if share < 1:
-        found.append(f"{share:.0%} of each block's experts see a token: all are held, those are computed")
+        found.append(f"{share:.0%} of each block's experts see a token: all are held, only those compute")
     stateful = stateful_classes(model)
     if stateful:
         found.append(
-            f"{', '.join(stateful[:3])} carry a state along a row: examples are then trained one a row, and "
+            f"{', '.join(stateful[:3])} carry a state along a row: then one example per row is trained, and "
             "activations are those of PyTorch's reference kernels"
         )
     if not recomputes(model):
-        found.append("no block that can be checkpointed: activations are kept")
+        found.append("blocks cannot be checkpointed: activations are kept")
     if not model._supports_sdpa:
         found.append("attention keeps a matrix of a row's length squared")
     elif drops_attention(settings):

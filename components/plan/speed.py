@@ -1,4 +1,4 @@
-"""Hours and dollars of a run from its arithmetic and a pool's rates: p50 to expect, p90 to fear."""
+"""Estimate hours and dollars of a run from its operations and a pool's rates, as p50 and p90."""
 
 from typing import NamedTuple
 
@@ -10,33 +10,33 @@ from deepcuts.components.plan.architecture import Architecture
 UTILISATION = {True: {"p50": 0.30, "p90": 0.15}, False: {"p50": 0.8, "p90": 0.4}}
 """Share of the declared products per second that training reaches, by whether there is an accelerator; 0.4 to
 0.55 is published for large models on A100 (docs/cuts/activation-checkpointing.md), small ones reach less. On
-a CPU 0.5 to 1.3 of 63 GFLOP/s a core were measured, more by wider models (tests/benchmarks/hours.py).
-Uncalibrated: a wide band."""
+a CPU, 0.5 to 1.3 of 63 GFLOP/s per core were measured, more for wider models (tests/benchmarks/hours.py).
+Uncalibrated, so a wide band."""
 CALIBRATED_BAND = 1.15
-"""p90 over p50 once a step was measured on such a device: time is then meant to be within 15 %."""
+"""p90 / p50 once a step was measured on such a device; the aim is a time within 15 %."""
 KERNEL_SECONDS = {True: 5e-6, False: 2e-6}
-"""To launch one operation, by whether it is on CUDA."""
+"""Seconds to launch one operation, by whether it is on CUDA."""
 KERNELS_PER_BLOCK = 90
 """Operations of one transformer block, forward and backward."""
 OPTIMIZER_TRAFFIC_BYTES = 28
-"""A trained weight: AdamW reads weight, gradient and two moments and writes three of them, in float32."""
+"""Bytes per trained weight: AdamW reads weight, gradient and two moments and writes three, in float32."""
 START_SECONDS = {"p50": 60.0, "p90": 600.0}
-"""Pod, image and weights; at worst a node has to be made first."""
+"""Seconds to start: pod, image and weights; at worst, a node has to be created first."""
 EXPOSED = {"p50": 0.5, "p90": 1.0}
-"""Share of the communication that does not hide behind arithmetic. Assumed."""
+"""Share of the communication that does not overlap with computation. Assumed."""
 PREEMPTIONS_PER_HOUR = 0.1
-"""Of a spot node, where its pool does not say. Assumed: clouds publish no rate by the hour."""
+"""Interruptions of a spot node if its pool gives none. Assumed: clouds publish no hourly rate."""
 SPOT_REPEATED = 0.15
-"""Share of a spot run's p90 that is done again after preemptions, and waited for. Assumed."""
+"""Share of a spot run's p90 spent on repeated work and waiting after preemptions. Assumed."""
 
 
 class SpeedEstimate(NamedTuple):
     seconds_per_step: float
-    """p50."""
+    """At p50."""
     hours_p50: float
     hours_p90: float
     usd_p50: float | None
-    """None where the pool's price is unknown."""
+    """None if the pool's price is unknown."""
     usd_p90: float | None
 
 
@@ -49,10 +49,10 @@ def estimate(
     answer_share: float,
     measured_utilisation: float,
 ) -> SpeedEstimate:
-    """Estimate hours and dollars of the Recipe's budget on one node of ``pool``; the whole node is paid for.
+    """Estimate hours and dollars of the Recipe's budget on one node of ``pool``, which is paid for whole.
 
-    ``measured_utilisation`` 0 is not measured. Half of the communication hides
-    behind arithmetic at p50, none at p90.
+    ``measured_utilisation`` 0 means not measured. Half of the communication overlaps
+    with computation at p50, none at p90.
     """
     assert pool.flops_per_second is not None
     passes = _passes(recipe, devices)
@@ -79,15 +79,15 @@ def estimate(
 
 
 def preemptions_per_second(pool: NodePool) -> float:
-    """Return how often a node of ``pool`` is taken away; 0 of one that is no spot pool."""
+    """Return the rate at which nodes of ``pool`` are taken away; 0 if it is not a spot pool."""
     rate = PREEMPTIONS_PER_HOUR if pool.preemptions_per_hour is None else pool.preemptions_per_hour
     return rate / 3600 if pool.spot else 0.0
 
 
 def lost_to_preemption(pool: NodePool, recipe: Recipe) -> float:
-    """Return the expected seconds that preemptions cost, for each second of training on a spot node.
+    """Return the expected seconds lost to preemption per second of training on a spot node.
 
-    Each takes what was done since the last checkpoint, half the time between two in the mean, and a start.
+    Each costs the work since the last checkpoint, on average half the time between two, and a start.
     """
     return preemptions_per_second(pool) * (recipe.save_every_seconds / 2 + START_SECONDS["p50"])
 
@@ -102,14 +102,14 @@ def utilisation(
     """Return the share of the pool's rated speed at which ``estimate`` matches a measured speed.
 
     Raises:
-        ValueError: the optimizer's traffic alone takes as long.
+        ValueError: the optimizer's memory traffic alone takes that long.
     """
     assert pool.flops_per_second is not None
     seconds = recipe.tokens_per_step / tokens_per_second
     traffic = _traffic_seconds(architecture, recipe, pool, "single", 1)
     if seconds <= traffic:
         raise ValueError(
-            f"calibrate.tokens_per_second {tokens_per_second:g}: a step in {seconds:.3g} s, and at "
+            f"calibrate.tokens_per_second {tokens_per_second:g}: a step takes {seconds:.3g} s, but at "
             f"memory_bytes_per_second of pool {pool.name!r} its optimizer alone takes {traffic:.3g}: "
             "correct one of them"
         )
@@ -119,23 +119,23 @@ def utilisation(
 def scoring_seconds(
     architecture: Architecture, flops_per_second: float, cuda: bool, tokens: int
 ) -> dict[str, float]:
-    """Return the seconds, p50 and p90, of scoring ``tokens``, each with a loss, at a declared rate."""
+    """Return the seconds (p50, p90) of scoring ``tokens``, each with a loss, at a declared rate."""
     tree = architecture.tree
     work = 2 * tokens * (tree.matmul_weights + tree.vocabulary * tree.width)
     return {name: work / (flops_per_second * share) for name, share in UTILISATION[cuda].items()}
 
 
 def step_flops(architecture: Architecture, recipe: Recipe, answer_share: float) -> float:
-    """Count the operations of one optimizer step, on all devices together."""
+    """Count the operations of one optimizer step on all devices together."""
     return flops_per_token(architecture, recipe, answer_share) * recipe.tokens_per_step
 
 
 def flops_per_token(architecture: Architecture, recipe: Recipe, answer_share: float) -> float:
-    """Estimate the operations of a token, forward and backward, recomputation included.
+    """Estimate the operations per token, forward and backward, including recomputation.
 
-    Forward 2 per weight; backward 2 for the inputs' gradient and 2 more for the weights' where those are
-    trained, and none below the lowest block that is. The head works at answer tokens only; attention over
-    half a row, as it is causal, and as if one example filled it: many short ones cost less.
+    Forward takes 2 per weight; backward 2 for the inputs' gradient and 2 more for trained weights, and none
+    below the lowest trained block. The head runs only at answer tokens. Attention is causal, so over half a
+    row, and as if one example filled it; many short ones cost less.
     """
     what, tree = architecture.profile(recipe), architecture.tree
     head = answer_share * tree.vocabulary * tree.width
@@ -148,7 +148,7 @@ def flops_per_token(architecture: Architecture, recipe: Recipe, answer_share: fl
 
 
 def recomputed_share(architecture: Architecture, recipe: Recipe) -> float:
-    """Share of the blocks whose forward pass is done twice."""
+    """Return the share of the blocks whose forward pass is repeated."""
     every = int(recipe.gradient_checkpointing)
     layers = architecture.tree.layers
     return -(-recipe.trained_of(layers) // every) / layers if every and layers else 0.0
@@ -157,9 +157,9 @@ def recomputed_share(architecture: Architecture, recipe: Recipe) -> float:
 def communication_bytes(
     architecture: Architecture, recipe: Recipe, strategy: str, devices: int, passes: int
 ) -> float:
-    """Return the bytes that a device sends in a step.
+    """Return the bytes that a device sends per step.
 
-    DDP reduces gradients once (2 x trained); FSDP gathers all weights twice in each pass and scatters
+    DDP reduces gradients once (2 x trained); FSDP gathers all weights twice per pass and scatters
     gradients (3 x parameters with one pass). Rings send (n - 1) / n of it.
     """
     trained = architecture.profile(recipe).trained_weights

@@ -1,4 +1,4 @@
-"""Plan: where a Recipe runs, split how, at what price; before anything is bought (cuts 4 and 10)."""
+"""Plan: decide where and how a Recipe runs, and at what price, before paying for it (cuts 4 and 10)."""
 
 import sys
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from deepcuts.components.core import cli, files, run_records
+from deepcuts.components.core import cli, epochs, files, run_records
 from deepcuts.components.core.bounds import Count, NonNegative, PositiveShare, ShareBelowOne
 from deepcuts.components.core.nodepools import NodePools
 from deepcuts.components.core.receipts import Facts
@@ -20,21 +20,20 @@ from deepcuts.components.plan import request as requests
 from deepcuts.components.plan.budget import Budget
 from deepcuts.components.plan.choice import Measurement, PlanOption
 from deepcuts.components.plan.decision import PlanDecision
-from deepcuts.components.plan.forecast import forecast
+from deepcuts.components.plan.forecast import data_tokens, forecast
 from deepcuts.components.plan.placing import CompiledFor, Spot
 from deepcuts.components.plan.report import markdown
 from deepcuts.components.plan.students import Teaching
 from deepcuts.components.quantize.served import foresee
 from deepcuts.components.tune.space import Dimension
 
-UNSHARED = (
-    "hours are of every token: a beginning that examples share is computed once in training, which takes less"
-)
+UNSHARED = "hours are for all tokens: training computes prefixes shared by examples once, which takes less"
 Objective = Literal["cheapest", "fastest"]
 
 
 def plan(
     base: Path,
+    train: Path,
     taught: Teaching,
     receipts: dict[str, Path],
     run: str,
@@ -63,38 +62,38 @@ def plan(
 ) -> Facts:
     """Choose pool, strategy, micro-batch and checkpointing of a training, and where its models are scored.
 
-    component.py describes each argument. ``budget_usd`` less the charges of ``receipts`` and of the earlier
-    tasks of ``run`` (URI of an artifact of this task) and less ``reserve_share`` becomes the
-    ``budget_seconds`` of the recipe that is ``planned``; the files of ``placed`` take what pods ask for.
+    component.py describes the arguments. ``budget_usd`` minus the charges of ``receipts`` and of earlier
+    tasks of ``run`` (URI of an artifact of this task) and minus ``reserve_share`` becomes the
+    ``budget_seconds`` of the ``planned`` recipe; the pods' requests are written to the files of ``placed``.
 
     Raises:
-        DataError: the base cannot be saved and loaded again, or is quantized.
-        ValueError: nothing fits, is in time or can be paid; the base cannot have a format that is named.
+        DataError: the base cannot be saved and reloaded, or is quantized.
+        ValueError: nothing fits, or meets the deadline or the budget, or the base does not support a format.
     """
     given, pools = dict(locals()), nodepools.by_name
     spent = {task: read_receipts(path) for task, path in receipts.items()}
     spent |= run_records.read(run, pools).receipts if run else {}
-    asked = requests.read(given, charges(spent, pools))
+    whole = epochs.settled(recipe, counted := data_tokens(recipe, spent, base, train))
+    asked = requests.read(given | {"recipe": whole}, charges(spent, pools))
     made = asked.decide()
     from deepcuts.components.plan.rehearsal import rehearse  # torch takes seconds: deepcuts plan does without
 
     best, money = made.best, made.money
-    handed_on = apply(recipe, best, money.seconds(best.estimate) if money and best.estimate else 0.0)
-    rehearsed = rehearse(base, handed_on)
+    seconds = money.seconds(best.estimate) if money and best.estimate else 0.0
+    settled, said = apply(whole, best, seconds), forecast(spent, whole, counted)
+    rehearsed = rehearse(base, settled)
     notes = noted(base, recipe, rehearsed) + foresee(base, candidates, serve_on)
     cli.write_json(decision, as_json(made))
     with files.staged(report) as staging:
-        staging.write_text(markdown(made) + assumptions(notes))
-    cli.write_json(planned, changed(handed_on))
+        staging.write_text(markdown(made) + f"\n{said}\n" * bool(said) + assumptions(notes))
+    cli.write_json(planned, changed(settled if spent.get("select") else apply(recipe, best, seconds)))
     outputs = decisions.outputs(made, asked.task, pools, apply(asked.task.recipe, best), asked.work)
     placing.leave(placed, outputs)
-    assumed: Facts = {"assumed": "; ".join(notes) or "nothing", "forecast": forecast(spent, handed_on)}
-    print(assumed["forecast"], file=sys.stderr, flush=True)  # the last line, which the command shows
-    return facts(made) | rehearsed | assumed | bound(money, handed_on.budget_seconds)
+    return facts(made) | rehearsed | expectations(notes, said) | bound(money, settled.budget_seconds)
 
 
 def apply(recipe: Recipe, best: PlanOption, seconds: float = 0.0) -> Recipe:
-    """Return the Recipe with what was decided; its ``training_id`` stays. The smaller bound holds."""
+    """Return the Recipe with the decision, keeping its ``training_id`` and the smaller of two budgets."""
     bounds = [bound for bound in (recipe.budget_seconds, seconds) if bound]
     return msgspec.structs.replace(
         recipe,
@@ -106,7 +105,7 @@ def apply(recipe: Recipe, best: PlanOption, seconds: float = 0.0) -> Recipe:
 
 
 def as_json(made: PlanDecision) -> dict[str, Any]:
-    """Return a decision for JSON."""
+    """Return a decision as JSON values."""
     scored = {"chosen": made.scoring, "rejected": made.scoring_rejected}
     watched = {"chosen": made.watch, "rejected": made.watch_rejected}
     found: dict[str, Any] = {
@@ -118,7 +117,7 @@ def as_json(made: PlanDecision) -> dict[str, Any]:
 
 
 def named(option: PlanOption) -> dict[str, Any]:
-    """Return an Option for JSON, its figures by name."""
+    """Return an option as JSON values, with figures by name."""
     figures = {"memory": option.memory._asdict() | {"total": option.memory.total}}
     estimate = option.estimate._asdict() if option.estimate else None
     return msgspec.structs.asdict(option) | figures | {"estimate": estimate}
@@ -147,19 +146,25 @@ def facts(made: PlanDecision) -> Facts:
 
 
 def noted(base: Path, recipe: Recipe, rehearsed: Facts) -> list[str]:
-    """Return what the plan takes for granted of the base and its training."""
+    """Return the plan's assumptions about the base and its training."""
     notes = [*architecture.read(base).tree.notes]
     notes += [UNSHARED] if recipe.share_prefixes != "off" and recipe.packing else []
     return notes + ([f"packing is {rehearsed['packing']}"] if rehearsed else [])
 
 
+def expectations(notes: Sequence[str], said: str) -> Facts:
+    """Return what was taken for granted and what training will see, and print the latter for the command."""
+    print(said, file=sys.stderr, flush=True)  # the last line, which it shows
+    return {"assumed": "; ".join(notes) or "nothing", "forecast": said}
+
+
 def assumptions(notes: Sequence[str]) -> str:
-    """Return what the plan took for granted of this type of model, for its report."""
+    """Format the plan's assumptions about this type of model for its report."""
     return "".join(f"\n- Assumed: {note}." for note in notes) + "\n" * bool(notes)
 
 
 def bound(money: Budget | None, seconds: float) -> Facts:
-    """Return what the budget allows; nothing without one."""
+    """Return the facts of the budget; empty without one."""
     if not money:
         return {}
     return {

@@ -1,4 +1,4 @@
-"""The student of a distillation, as it is planned for."""
+"""Describe the student of a distillation to the planner."""
 
 import json
 from pathlib import Path
@@ -14,20 +14,20 @@ from deepcuts.components.plan.architecture import Architecture
 from deepcuts.components.plan.choice import PlanTask
 
 NO_TEACHER = "none"
-"""Method of a distillation that asks nobody."""
+"""Method of a distillation without a teacher."""
 
 
 class Teaching(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How ``distill`` makes a student; nothing by default."""
+    """How ``distill`` makes a student; by default there is none."""
 
     teacher: str = ""
     """Folder of the teacher."""
     layers: str = "all"
     config: dict[str, Any] = {}
     method: str = ""
-    """Of ``distill``; empty where another step trains."""
+    """Method of ``distill``; empty if another step trains."""
     train: str = ""
-    """File of the examples; where answers are written, none may be text that asks nothing."""
+    """File of the examples; if answers are written to them, none may be plain text."""
 
     def task(self, base: Architecture, recipe: Recipe, answer_share: float) -> PlanTask:
         """Return the training of the student of ``base``; raises as ``student`` and ``check_questions``."""
@@ -44,7 +44,7 @@ def student(base: Architecture, layers: str, config: dict[str, Any]) -> Architec
     """Return the architecture of a student of ``base``, as ``distill`` builds it.
 
     Raises:
-        ValueError: layers that the base lacks.
+        ValueError: the base does not have these layers.
     """
     if layers == "all" and not config:
         return base
@@ -52,7 +52,7 @@ def student(base: Architecture, layers: str, config: dict[str, Any]) -> Architec
     kept = kept_layers(layers, base.tree.layers)
     if layers != "all":
         values["n_layer" if "n_layer" in values else "num_hidden_layers"] = len(kept)
-    kinds = values.pop("layer_types", None)  # which from_config drops as well where the layers change
+    kinds = values.pop("layer_types", None)  # from_config drops it, too, if the layers change
     if kinds and "num_hidden_layers" not in config:
         values["layer_types"] = [kinds[layer] for layer in kept]
     return base._replace(config=json.dumps(values, sort_keys=True))

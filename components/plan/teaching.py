@@ -1,4 +1,4 @@
-"""What a teacher adds to a student's training: its weights, logits and forward pass, and written answers."""
+"""Add a teacher's weights, logits, forward pass and written answers to the estimates of a student's training."""
 
 from typing import TYPE_CHECKING
 
@@ -16,17 +16,17 @@ and answers of 8 tokens, one thread, measured once. Longer answers take more: ea
 
 
 def memory(alone: Memory, teacher: Architecture, batch: Load) -> Memory:
-    """Return ``alone`` with the teacher's weights in compute precision and two copies of its logits."""
+    """Return ``alone`` plus the teacher's weights in compute precision and two copies of its logits."""
     logits = 2 * FP32 * batch.tokens * batch.answer_share * teacher.tree.vocabulary
     weights = batch.compute_bytes * teacher.tree.weights
     return alone._replace(weights=alone.weights + round(weights), working=alone.working + round(logits))
 
 
 def slower(alone: SpeedEstimate, task: "PlanTask", teacher: Architecture) -> SpeedEstimate:
-    """Return the estimate of a student that asks its teacher about every token, and may write answers."""
+    """Return the estimate for a student whose teacher is run on every token, and that may write answers."""
     again = _forward(teacher, task) + task.writes * WRITING * _forward(task.shapes, task)
     longer = 1 + again / speed.flops_per_token(task.shapes, task.recipe, task.answer_share)
-    starts = (speed.START_SECONDS[name] / 3600 for name in ("p50", "p90"))  # of the pod, which nobody teaches
+    starts = (speed.START_SECONDS[name] / 3600 for name in ("p50", "p90"))  # of the pod, without a teacher
     before = alone.hours_p50, alone.hours_p90
     hours = [start + (each - start) * longer for each, start in zip(before, starts, strict=True)]
     paid = zip((alone.usd_p50, alone.usd_p90), hours, before, strict=True)

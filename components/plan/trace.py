@@ -1,8 +1,8 @@
-"""What a Recipe trains of a model and what autograd keeps of it, traced without weights or arithmetic.
+"""Trace what a Recipe trains and what autograd keeps, without weights or arithmetic.
 
-The model is built from its config.json of fake tensors (shapes and types alone), adapted by the code that
-trains it, and two rows and then three are passed through its blocks. So any type that transformers loads can
-be planned, and what is planned is what is run.
+The model is built from its config.json with fake tensors (only shapes and types), adapted by the code that
+trains it, and two and then three rows are passed through its blocks. So any type that transformers loads can
+be planned, and the plan uses the code that will run.
 """
 
 import itertools
@@ -26,19 +26,19 @@ from deepcuts.components.training import adapters, attention, depth, documents, 
 from deepcuts.components.training.blocks import blocks_of, language_blocks
 
 EXAMPLE_TOKENS = 16
-"""Of the examples in a traced row: their length only counts where it exceeds a window of attention."""
+"""Length of the examples in a traced row; it matters only if it exceeds an attention window."""
 SHAPING = {"method", "frozen", "lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "lora_rslora"}
 SHAPING |= {"lora_dora", "trainable_embeddings", "new_token_ids", "trained_layers"}
-"""Fields of a Recipe that say which weights are trained."""
+"""Fields of a Recipe that determine which weights are trained."""
 
 
 def profile(config: str, recipe: Recipe, padding: float, compute_bytes: int) -> Profile:
-    """Return what the Recipe trains of the model and keeps of one row of about ``seq_len`` tokens.
+    """Return what the Recipe trains of the model, and the bytes kept of one row of about ``seq_len`` tokens.
 
-    ``padding``: slots in attention's groups of like lengths over tokens. ``compute_bytes``: 2 in bfloat16.
+    ``padding``: padded / actual tokens in attention's groups. ``compute_bytes``: 2 in bfloat16.
 
     Raises:
-        ValueError: as ``tree``, or a target of the Recipe names no layer.
+        ValueError: as for ``tree``, or a target of the Recipe is not a layer.
     """
     shaping = {name: getattr(recipe, name) for name in SHAPING}
     shaping |= {"seq_len": recipe.seq_len, "tokens_per_step": recipe.seq_len}
@@ -64,13 +64,13 @@ def _profile(config: str, shaping: bytes, padding: float) -> Profile:
                 traced = [_kept(base, adapted, recipe, rows, padding, own) for rows in counts]
                 outside, *parts = growing(traced, counts)
         except (RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
-            if own and isinstance(error, ValueError):  # of a Recipe or a type, or transformers' own words
+            if own and isinstance(error, ValueError):  # a message for the user, ours or transformers'
                 raise
             if own:
                 kind, way = base.config.model_type, f"cannot be traced with recipe.method {recipe.method}"
                 raise ValueError(
-                    f"model_type {kind!r} {way} ({_reason(error)}), so what it takes cannot be planned: "
-                    f"take another base{_or_full(recipe, error)}"
+                    f"model_type {kind!r} {way} ({_reason(error)}), so it cannot be planned: "
+                    f"use another base{_or_full(recipe, error)}"
                 ) from error
             continue
         half = len(parts) // 2
@@ -92,18 +92,18 @@ def _profile(config: str, shaping: bytes, padding: float) -> Profile:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, DataDependentOutputException):
-        return "which way its code takes depends on the numbers that it computes, such as the experts chosen"
+        return "its code branches on computed values, such as the experts chosen"
     return " ".join(str(error).split())[:160]
 
 
 def _or_full(recipe: Recipe, error: Exception) -> str:
-    """Return the way out of an adapter that a layer does not take (DeepSeek 4's grouped ones)."""
+    """Suggest method full if a layer does not take an adapter (DeepSeek 4's grouped layers)."""
     able = recipe.method == "lora" and not isinstance(error, DataDependentOutputException)
     return ", or method full" if able else ""
 
 
 def _fake(model: nn.Module) -> None:
-    """Put fake tensors of a CPU in place of meta ones: they choose the kernels that a CPU would."""
+    """Replace meta tensors by fake CPU tensors, which select the same kernels as a CPU."""
     made: dict[int, Tensor] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():
@@ -120,11 +120,11 @@ def _shaped(tensor: Tensor) -> Tensor:
 
 
 def _row_counts(model: nn.Module, recipe: Recipe) -> tuple[int, int]:
-    """Return how many rows to trace first and then: two and three, or more in 16 bits.
+    """Return how many rows to trace in the two traces: two and three, or more in 16 bits.
 
-    Not one: what is turned or widened is often not copied then. In 16 bits, neither their tokens nor a few
-    experts' for each may be as many as a layer is wide, which autocast's copies of weights are known by.
-    Never another length: linear attention fills rows up to whole chunks.
+    Not one, as transposing or expanding often copies nothing then. In 16 bits, neither the number of tokens
+    nor that of a few experts' tokens may equal a layer's width, by which autocast's weight copies are
+    recognised. The length stays the same, as linear attention pads rows to whole chunks.
     """
     if recipe.precision != "bf16":
         return 2, 3
@@ -138,7 +138,7 @@ def _row_counts(model: nn.Module, recipe: Recipe) -> tuple[int, int]:
 
 
 class _Never:
-    """A layerdrop that drops no layer: OPT compares it with a random number, and a fake one has no value."""
+    """A layerdrop that drops no layer: OPT compares it with a random number, and fake ones have no value."""
 
     @classmethod
     def __torch_function__(cls, *_: Any) -> bool:
@@ -146,15 +146,15 @@ class _Never:
 
 
 class _Reached(Exception):
-    """The row has come to the head, whose bytes are counted apart."""
+    """The row has reached the head, whose bytes are counted separately."""
 
 
 def _kept(
     base: PreTrainedModel, adapted: nn.Module, recipe: Recipe, rows: int, padding: float, own: bool
 ) -> list[dict[int, int]]:
-    """Return what is kept outside, in each block, and of each block's input, in bytes by storage.
+    """Return the bytes kept outside blocks, in each block, and of each block's input, by storage.
 
-    With transformers' ``own`` attention, or ours.
+    Uses transformers' ``own`` attention, or ours.
     """
     blocks = blocks_of(base)
     outside: dict[int, int] = {}
@@ -162,14 +162,14 @@ def _kept(
     inputs: list[dict[int, int]] = [{} for _ in blocks]
     weights = {_key(parameter) for parameter in adapted.parameters()}
     shapes = {tuple(parameter.shape) for parameter in adapted.parameters()}
-    # autocast's copies of weights are counted with those
+    # autocast's copies of weights are counted with the weights
     copied = shapes | {shape[::-1] for shape in shapes} if recipe.precision == "bf16" else set()
     current: list[int] = []
-    held: list[Any] = []  # or a freed storage's key could come back
+    held: list[Any] = []  # kept alive, or a freed storage's key could be reused
 
     def enter(number: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         current.append(number)
-        # checkpointing keeps what is passed by position, masks too; of keywords only the row itself counts
+        # checkpointing keeps positional arguments, including masks; of keyword ones only the row itself
         rows = [v for v in kwargs.values() if isinstance(v, Tensor) and v.is_floating_point() and v.ndim == 3]
         for value in [v for v in args if isinstance(v, Tensor)] or rows[:1]:
             inputs[number][_key(value)] = value.untyped_storage().nbytes()
@@ -222,7 +222,7 @@ def _row(model: PreTrainedModel, rows: int, tokens: int, padding: float, own: bo
 
 @contextmanager
 def _grouped_experts() -> Iterator[None]:
-    """Multiply by one expert's matrix: as much is kept, and the grouped kernel takes no fake float32."""
+    """Multiply by one expert's matrix: it keeps as much, and the grouped kernel refuses fake float32."""
     own = moe._grouped_mm
     moe._grouped_mm = lambda input, weight, offs: input.to(weight.dtype) @ weight[0]
     try:

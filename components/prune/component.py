@@ -15,18 +15,18 @@ def prune(
     calibration_tokens: int,
     seed: int,
 ):
-    """Make a model smaller by what matters least on calibration text.
+    """Remove the parts of a model that matter least on calibration text.
 
     Args:
         model: A whole model.
-        text: Examples that importance is measured on (JSONL); never the test split.
+        text: Examples to measure importance on (JSONL); never the test split.
         pruned: A plain model folder with a smaller config.
-        summary: What was cut, and what that saved as stored and as served.
+        summary: What was cut, and what it saves in storage and serving.
         receipt: What it took; bytes, weights, time and loss before and after.
         method: magnitude, width, depth, or random-depth (the control of depth).
         amount: Share to cut, between 0 and 1.
         calibration_tokens: Tokens of text to measure importance on.
-        seed: Draws the text, and the blocks of random-depth.
+        seed: Seed for the text, and for the blocks of random-depth.
     """
     return container(
         "deepcuts.components.prune.step",

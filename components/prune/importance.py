@@ -1,4 +1,4 @@
-"""Importance: what each neuron, head group and block does on calibration text; higher matters more."""
+"""Measure the importance of each neuron, head group and block on calibration text."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -75,7 +75,7 @@ def _hooked(hooks: dict[nn.Module, Hook]) -> Iterator[None]:
 
 
 def _run(model: PreTrainedModel, data: Sequence[Rendered]) -> int:
-    """Put the text through the model; returns how many tokens."""
+    """Run the model on the text; return the number of tokens."""
     model.eval()
     tokens = 0
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Layout: where the blocks, neurons and heads of an architecture lie, and what its config calls them."""
+"""Layout: where an architecture has its blocks, neurons and heads, and their names in the config."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from deepcuts.components.training.blocks import blocks_of as repeated
 
 
 class Axis(NamedTuple):
-    """A weight of a block that holds the units to cut, by its name inside the block."""
+    """A weight of a block with the units to cut, by its name in the block."""
 
     name: str
     dim: int
@@ -23,14 +23,14 @@ class Layout(NamedTuple):
     blocks: str
     """Name of the module list of blocks."""
     block_count: str
-    """Name in the config; as are the next two."""
+    """Name in the config, as for the next two fields."""
     neuron_count: str
     neuron_axes: tuple[Axis, ...]
-    """Empty where neurons cannot be cut: blocks differ, or have no gated MLP by these names."""
+    """Empty if neurons cannot be cut: blocks differ, or have no gated MLP with these names."""
     neuron_out: Axis
-    """What reads the neurons; its input is their activation."""
+    """The weight that reads the neurons; its input is their activation."""
     query_axes: tuple[Axis, ...]
-    """Empty where heads cannot be cut: the config has no head width of its own."""
+    """Empty if heads cannot be cut, because the config has no separate head width."""
     key_value_axes: tuple[Axis, ...]
     head_out: Axis
 
@@ -68,10 +68,10 @@ GPT2 = Layout(
 
 
 def layout_of(model: PreTrainedModel) -> Layout:
-    """Find the layout of a model: Llama's names where its blocks have them all alike, else what depth needs.
+    """Find the layout of a model: Llama's names if all its blocks have them, else only what depth needs.
 
     Raises:
-        ValueError: it has no list of blocks.
+        ValueError: the model has no list of blocks.
     """
     if model.config.model_type == "gpt2":
         return GPT2
@@ -99,7 +99,7 @@ def _headless(blocks: str) -> Layout:
 
 
 def _heads_can_go(model: PreTrainedModel, shapes: Mapping[str, Size]) -> bool:
-    """Return whether a block's attention is four projections, and norms of one head at most."""
+    """Tell whether a block's attention is four projections, with norms of single heads at most."""
     axes = {axis.name for axis in (*LLAMA.query_axes, *LLAMA.key_value_axes, LLAMA.head_out)}
     weights = {name for name in axes if name.endswith("weight")}
     rest = {
@@ -115,7 +115,7 @@ def _heads_can_go(model: PreTrainedModel, shapes: Mapping[str, Size]) -> bool:
 
 
 def blocks_of(model: PreTrainedModel) -> nn.ModuleList:
-    """Return the transformer blocks, as the model holds them."""
+    """Return the model's list of transformer blocks."""
     found = model.get_submodule(layout_of(model).blocks)
     assert isinstance(found, nn.ModuleList)
     return found

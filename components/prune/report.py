@@ -1,4 +1,4 @@
-"""Report of a pruning: what was cut, and what that saved as stored and as served."""
+"""Report a pruning: what was cut, and what it saves in storage and serving."""
 
 from collections.abc import Mapping
 
@@ -10,12 +10,12 @@ from deepcuts.components.training.latency import Latency
 
 
 def verdict(method: str, what: str, facts: Facts, timings: Mapping[int, Latency]) -> Verdict:
-    """Say in one line what the cut saved; accept judges its quality, after healing."""
+    """Summarise in one line what the cut saves; accept judges its quality after healing."""
     share = float(facts["bytes_after"] or 0) / float(facts["bytes_before"] or 1)
     times = ", ".join(f"{timing.ratio:.2f}x the time at batch {batch}" for batch, timing in timings.items())
     if facts["weights_after"] == facts["weights_before"]:
         reason = (
-            f"{method}: saves nothing, a dense format stores and multiplies zeros like all other weights: "
+            f"{method}: saves nothing, as a dense format stores and multiplies zeros like all other weights: "
             f"{share:.2f}x the bytes, {times} ({what})"
         )
     else:

@@ -1,4 +1,4 @@
-"""Shrink: a dense smaller model with the units that stay, under a config that says so."""
+"""Build a smaller dense model from the kept units, with a matching config."""
 
 import copy
 import json
@@ -15,14 +15,14 @@ from transformers.pytorch_utils import Conv1D
 from deepcuts.components.prune.layout import Axis, blocks_of, head_width, layout_of
 
 PER_LAYER = re.compile("layer|block")
-"""In the names of what a config lists for each block; others are as long by chance (``time_step_limit``)."""
+"""Parts of names of per-block lists in a config; others have that length by chance (``time_step_limit``)."""
 
 
 def keep_blocks(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
-    """Build the model of these blocks only, in their order."""
+    """Build a model of only these blocks, in their order."""
     layout = layout_of(model)
     config = _config(model, {layout.block_count: len(kept)})
-    for name, value in model.config.to_dict().items():  # layer_types and whatever else has one entry a block
+    for name, value in model.config.to_dict().items():  # layer_types and others with one entry per block
         if isinstance(value, list) and len(value) == len(blocks_of(model)) and PER_LAYER.search(name):
             setattr(config, name, [value[i] for i in kept])
     rest = {k: v for k, v in model.state_dict().items() if not k.startswith(f"{layout.blocks}.")}
@@ -33,7 +33,7 @@ def keep_blocks(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
 
 
 def keep_neurons(model: PreTrainedModel, kept: Sequence[Tensor]) -> PreTrainedModel:
-    """Build the model of these MLP neurons: sorted indices, equally many per block."""
+    """Build a model of these MLP neurons: sorted indices, the same number per block."""
     layout = layout_of(model)
     weights = model.state_dict()
     for number, units in enumerate(kept):
@@ -43,7 +43,7 @@ def keep_neurons(model: PreTrainedModel, kept: Sequence[Tensor]) -> PreTrainedMo
 
 
 def keep_head_groups(model: PreTrainedModel, kept: Sequence[Tensor]) -> PreTrainedModel:
-    """Build the model of these key-value heads, each with all its query heads."""
+    """Build a model of these key-value heads, each with all its query heads."""
     layout, width = layout_of(model), head_width(model)
     queries = model.config.num_attention_heads // model.config.num_key_value_heads
     weights = model.state_dict()
@@ -56,7 +56,7 @@ def keep_head_groups(model: PreTrainedModel, kept: Sequence[Tensor]) -> PreTrain
     sizes = {
         "num_key_value_heads": len(kept[0]),
         "num_attention_heads": len(kept[0]) * queries,
-        "head_dim": width,  # else a config derives it from the number of heads, which has changed
+        "head_dim": width,  # else it would be derived from the number of heads, which has changed
     }
     return _built(model, _config(model, sizes), weights)
 
@@ -67,7 +67,7 @@ def spread(units: Tensor, width: int) -> Tensor:
 
 
 def zero_smallest(model: PreTrainedModel, amount: float) -> None:
-    """Set the share ``amount`` of smallest weights of every linear layer in the blocks to zero, in place."""
+    """Zero the share ``amount`` of smallest weights of every linear layer in the blocks, in place."""
     for layer in (m for m in blocks_of(model).modules() if isinstance(m, nn.Linear | Conv1D)):
         torch_prune.l1_unstructured(layer, "weight", amount)  # type: ignore[no-untyped-call]
         torch_prune.remove(layer, "weight")  # type: ignore[no-untyped-call]
@@ -82,7 +82,7 @@ def zero_share(model: PreTrainedModel) -> float:
 
 def _select(weights: dict[str, Tensor], block: str, axis: Axis, units: Tensor) -> None:
     name = f"{block}.{axis.name}"
-    if name in weights:  # biases: some architectures have them
+    if name in weights:  # not all architectures have biases
         weights[name] = weights[name].index_select(axis.dim, units.to(weights[name].device))
 
 
@@ -97,11 +97,11 @@ def _built(model: PreTrainedModel, config: Any, weights: dict[str, Tensor]) -> P
     kind = model.config.model_type
     try:
         written = json.loads(config.to_json_string())
-        type(config).from_dict(config._decode_special_floats(written))  # as it will be read again
+        type(config).from_dict(config._decode_special_floats(written))  # a round trip, as for a saved config
         smaller: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=model.dtype)
         smaller.load_state_dict(weights)
-    except Exception as error:  # of many kinds: configurations check themselves, weights must fit
+    except Exception as error:  # of many classes: configurations check themselves, weights must fit
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"model_type {kind!r} cannot be cut so ({reason}): quantize it instead") from error
+        raise ValueError(f"model_type {kind!r} cannot be cut ({reason}): quantize it instead") from error
     smaller.generation_config = model.generation_config
     return smaller.to(model.device).eval()

@@ -1,4 +1,4 @@
-"""Prune: a smaller model from what a larger one does on calibration text (cut 6)."""
+"""Prune: cut the least important parts of a model, measured on calibration text (cut 6)."""
 
 import copy
 import random
@@ -37,20 +37,20 @@ def prune(
     calibration_tokens: int,
     seed: int,
 ) -> Facts:
-    """Write ``pruned``: ``model`` (an adapter is merged into ``base``) without what matters least.
+    """Write ``pruned``: ``model`` (an adapter is merged into ``base``) without its least important parts.
 
     ``magnitude`` zeroes the share ``amount`` of smallest weights; ``width`` drops that share of MLP neurons
-    and of key-value heads (with their query heads), ``depth`` of blocks, ``random-depth`` of any blocks: the
-    control. Importance comes from at most ``calibration_tokens`` of ``text``, drawn by ``seed``. The loss
-    before and after is on the same text, so it is optimistic: evaluate the healed model on a test split.
+    and key-value heads (with their query heads), ``depth`` of blocks, and ``random-depth`` of random blocks,
+    as the control. Importance is measured on at most ``calibration_tokens`` of ``text``, drawn by ``seed``.
+    The loss is on the same text and so optimistic: evaluate the healed model on a test split.
 
     Raises:
-        ValueError: unknown method, or an amount or architecture that leaves nothing or cuts nothing.
-        DataError: a quantized model, weights that are not finite, or too little text.
+        ValueError: the method is unknown, or nothing would be cut or left.
+        DataError: the model is quantized or not finite, or there is too little text.
     """
     check(method, amount, calibration_tokens)
     if quantized.is_quantized(model):
-        raise DataError(f"{model} is already quantized, which comes last: give the model that it was made of")
+        raise DataError(f"{model} is already quantized, which comes last: give the model it was made from")
     with tempfile.TemporaryDirectory(prefix="prune-") as scratch:
         network, tokenizer, whole, stored = calibration.load_whole(model, base, Path(scratch))
         bytes_before = files.size_bytes(whole)
@@ -98,13 +98,13 @@ def check(method: str, amount: float, calibration_tokens: int) -> None:
             f"amount {amount} cuts {'nothing' if amount <= 0 else 'everything'}: give one between 0 and 1"
         )
     if calibration_tokens < 1:
-        raise ValueError(f"calibration_tokens {calibration_tokens} is no text: give at least 1")
+        raise ValueError(f"calibration_tokens {calibration_tokens}: give at least 1")
 
 
 def cut(
     network: PreTrainedModel, data: Sequence[Rendered], method: str, amount: float, seed: int
 ) -> tuple[PreTrainedModel, str]:
-    """Return (the smaller model, a text of what was cut); ``network`` is unchanged."""
+    """Return (the smaller model, a description of the cut); ``network`` is unchanged."""
     match method:
         case "magnitude":
             zeroed = copy.deepcopy(network)
@@ -138,19 +138,19 @@ def narrow(network: PreTrainedModel, data: Sequence[Rendered], amount: float) ->
         groups = len(of_groups[0])
         if (left := allowed_groups(network, remaining(groups, amount))) < groups:
             smaller = shrink.keep_head_groups(smaller, [best(scores, left) for scores in of_groups])
-        words.append(f"{groups - left} of {groups} key-value heads a block, with their query heads")
+        words.append(f"{groups - left} of {groups} key-value heads per block, with their query heads")
     else:
         words.append("no heads (their number is tied to other weights)")
     if (left := remaining_neurons(neurons, amount)) < neurons:
         smaller = shrink.keep_neurons(smaller, [best(scores, left) for scores in of_neurons])
-    words.append(f"{neurons - left} of {neurons} MLP neurons a block")
+    words.append(f"{neurons - left} of {neurons} MLP neurons per block")
     if smaller is network:
         raise ValueError(f"amount {amount} of {neurons} neurons and {groups} heads rounds to none: raise it")
     return smaller, " and ".join(words)
 
 
 def drop(network: PreTrainedModel, scores: list[float], amount: float) -> tuple[PreTrainedModel, str]:
-    """Keep the blocks of the highest scores, in their order."""
+    """Keep the blocks with the highest scores, in their order."""
     blocks = len(scores)
     gone = blocks - round(blocks * (1 - amount))
     if not 0 < gone < blocks:
@@ -164,10 +164,10 @@ def drop(network: PreTrainedModel, scores: list[float], amount: float) -> tuple[
 
 
 def allowed_groups(network: PreTrainedModel, least: int) -> int:
-    """Find the fewest key-value heads, at least ``least``, whose query heads divide the hidden size.
+    """Return the fewest key-value heads, at least ``least``, whose query heads divide the hidden size.
 
-    Llama's config refuses to load otherwise (transformers 5.17, ``validate_architecture``), though with a
-    head width of its own it could do without; so heads may stay that importance would let go.
+    Llama's config refuses to load otherwise (transformers 5.17, ``validate_architecture``), although with a
+    separate head width it need not; so unimportant heads may stay.
     """
     config = network.config
     queries = config.num_attention_heads // config.num_key_value_heads

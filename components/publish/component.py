@@ -20,23 +20,23 @@ def publish(
     store: str,
     name: str,
 ):
-    """Release the model that accept passed on: verified in the store, then in service.
+    """Release the accepted model: verified in the store, then in service.
 
     Args:
-        model: What accept passed on; an adapter is merged.
-        base: The base that an adapter belongs to.
+        model: The model accept passed on; an adapter is merged.
+        base: The base of an adapter.
         candidate: Scorecard of accept's candidate.
         reference: Scorecard of accept's reference.
-        verdict: Of accept, for the card.
-        accept_receipt: Of accept; says which of the two went on.
-        model_receipt: Of fetch, for the base's origin and digest.
-        data_receipt: Of fetch, for the data's origin and digest.
+        verdict: Accept's, for the card.
+        accept_receipt: Accept's; says which of the two was passed on.
+        model_receipt: Fetch's, with the base's origin and digest.
+        data_receipt: Fetch's, with the data's origin and digest.
         ledger: What the run cost.
         card: The model card.
         receipt: What it took; where the release is.
-        base_licence: Of the base (SPDX); empty when unknown.
+        base_licence: The base's licence (SPDX); empty if unknown.
         store: Where releases live (file:// or s3://).
-        name: Of the release; its versions are digests.
+        name: The release's name; its versions are digests.
     """
     return container(
         "deepcuts.components.publish.step",

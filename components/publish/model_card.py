@@ -1,4 +1,4 @@
-"""Model card: what a release is, what it was made of, what it cost and what nobody has checked."""
+"""Model card: what a release is, how it was made, what it cost, and what was not checked."""
 
 from collections.abc import Mapping
 
@@ -27,7 +27,7 @@ def markdown(
     shape: Mapping[str, str],
     manifest: Manifest,
 ) -> str:
-    """Return the card and the metadata that the Hub reads; text from outside is on one line, as code."""
+    """Return the card with metadata for the Hub; untrusted text is on one line, as code."""
     total = sum(entry["bytes"] for entry in manifest["files"].values())
     text = "\n".join(
         [
@@ -60,11 +60,11 @@ def markdown(
             *_table("of making it", _costs(ledger)),
             "## Limits",
             "",
-            f"- Scored on {scorecard.examples:,} held-out examples of the data above, and on nothing else: "
+            f"- Scored only on {scorecard.examples:,} held-out examples of the data above: "
             "other languages, tasks and topics are unknown.",
             "- Not checked for safety, bias, privacy or memorised training text.",
-            "- What limits the base model limits this one; its licence still applies.",
-            "- The figures are this run's; another seed gives others.",
+            "- The base model's limits apply to this one, and so does its licence.",
+            "- The figures are from one run; another seed gives others.",
             "",
             "## Files",
             "",
@@ -76,7 +76,7 @@ def markdown(
 
 
 def _metadata(base: SourceFacts, base_licence: str) -> str:
-    """Return what the Hub reads, as YAML."""
+    """Return the metadata for the Hub as YAML."""
     about = ModelCardData(
         library_name="transformers",
         pipeline_tag="text-generation",
@@ -99,7 +99,7 @@ def _files(manifest: Manifest) -> str:
 
 
 def _quality(card: Scorecard) -> dict[str, str]:
-    rows = {"completion loss, nats a token": card.completion_loss}
+    rows = {"completion loss, nats per token": card.completion_loss}
     rows |= {"exact match": card.exact_match} if card.exact_match else {}
     rows |= {"label accuracy": card.label_accuracy} if card.label_accuracy else {}
     return {name: _interval(value) for name, value in rows.items()} | {
@@ -115,13 +115,13 @@ def _interval(value: Interval) -> str:
 def _costs(ledger: Ledger) -> dict[str, str]:
     prices = {
         f"price of pool {escape.markdown(short(pool, 40))}": (
-            f"{money(price.usd_per_hour)} an hour, {_code(price.source)}, {_code(price.date)}"
+            f"{money(price.usd_per_hour)} per hour, {_code(price.source)}, {_code(price.date)}"
         )
         for pool, price in sorted(ledger.prices.items())
     }
     return {
         "total": cost(ledger.total),
-        "of it in attempts that failed": cost(ledger.wasted),
+        "of it in failed attempts": cost(ledger.wasted),
         "verdict of the ledger": escape.markdown(ledger.verdict),
     } | prices
 

@@ -1,4 +1,4 @@
-"""Pull: bring a release to a server's disk, verified; what the init container of a Deployment runs."""
+"""Pull: download a release to a server's disk, verified; run by the init container of a Deployment."""
 
 from pathlib import Path
 

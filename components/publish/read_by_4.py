@@ -1,4 +1,4 @@
-"""What transformers 4.57.6 makes of the releases of each type (tests/components/test_publish_readers.py)."""
+"""How transformers 4.57.6 handles releases of each type (tests/components/test_publish_readers.py)."""
 
 SAME = {
     "arcee",
@@ -71,7 +71,7 @@ SAME = {
     "starcoder2",
     "xglm",
 }
-"""It computes the same logits, with its keys and those of 5.17."""
+"""Types with the same logits as in 5.17, with the keys of both versions."""
 UNKNOWN = {
     "afmoe",
     "axk1",
@@ -120,15 +120,15 @@ UNKNOWN = {
     "youtu",
     "zaya",
 }
-"""It ships no class for these."""
+"""Types without a class in it."""
 NOT_READ = {"granitemoehybrid", "mamba2", "zamba2"}
-"""It refuses their configurations as 5.17 writes them, or fails with them."""
+"""Types whose configurations from 5.17 it refuses, or with which it fails."""
 OTHERWISE = {"apertus", "modernbert-decoder", "recurrent_gemma"}
-"""It loads them and computes other logits, by 6e-4 to 1 of the largest."""
+"""Types that it loads but with other logits, by 6e-4 to 1 of the largest."""
 
 
 def words(kind: str) -> str:
-    """Return what a card says of a type."""
+    """Return the card's note on a type."""
     if kind in SAME:
         return "4.57.6 computes the same for this type"
     if kind in UNKNOWN:

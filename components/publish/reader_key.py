@@ -1,8 +1,8 @@
-"""Make the key that servers of releases read with, on a MinIO, and print it as a Secret for kubectl.
+"""Create a read-only key for release servers on MinIO, and print it as a Secret for kubectl.
 
     python -m deepcuts.components.publish.reader_key s3://deepcuts kubeflow | kubectl apply -f -
 
-S3_ENDPOINT, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are of a key that may make others (MinIO's own).
+S3_ENDPOINT, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are of a key that may create others (MinIO's own).
 """
 
 import base64
@@ -27,7 +27,7 @@ Json = dict[str, Any]
 
 
 def policy(bucket: str, prefix: str) -> Json:
-    """Return what a reader may do: list the bucket, and get what lies under ``prefix`` + ``releases/``."""
+    """Return a reader's permissions: list the bucket, and get objects under ``prefix`` + ``releases/``."""
     objects = f"arn:aws:s3:::{bucket}/{prefix}releases/*"
     whole = f"arn:aws:s3:::{bucket}"
     return {
@@ -40,18 +40,18 @@ def policy(bucket: str, prefix: str) -> Json:
 
 
 def make(store: str, namespace: str) -> Json:
-    """Make the key of ``store``'s readers, or give it a new secret; return the Secret that servers take.
+    """Create the readers' key of ``store``, or give it a new secret; return the Secret for servers.
 
     Raises:
-        ValueError: no such URL, or the store makes no keys this way: with the policy, to make one by hand.
+        ValueError: the URL is wrong, or the store creates no keys this way; includes the policy.
         StoreError: the store does not answer.
     """
     parts = urlsplit(store)
     if parts.scheme not in ("s3", "minio") or not parts.netloc or parts.query or parts.fragment:
-        raise ValueError(f"{store!r} is no bucket: give s3://bucket or s3://bucket/prefix")
+        raise ValueError(f"{store!r} is not a bucket: give s3://bucket or s3://bucket/prefix")
     prefix = f"{checked(parts.path.strip('/'))}/" if parts.path.strip("/") else ""
     allowed = policy(parts.netloc, prefix)
-    # one key a store: to make it again is to change its secret, and no other store's readers lose theirs
+    # one key per store: creating it again changes its secret, and other stores' readers keep theirs
     access = "reader-" + hashlib.sha256(f"{parts.netloc}/{prefix}".encode()).hexdigest()[:12]
     secret = secrets.token_urlsafe(30)
     try:
@@ -60,8 +60,8 @@ def make(store: str, namespace: str) -> Json:
         raise StoreError(f"S3_ENDPOINT does not answer ({error}): check it and the store") from None
     except (MinioAdminException, ValueError) as error:
         raise ValueError(
-            f"the store makes no key for readers ({error}): is it a MinIO, and may this key make others? On "
-            f"another store make one with its own tools, with this policy: {json.dumps(allowed)}"
+            f"the store creates no key for readers ({error}): is it MinIO, and may this key do so? On "
+            f"another store create one with its own tools, with this policy: {json.dumps(allowed)}"
         ) from None
     data = {"accesskey": access, "secretkey": secret}
     return {
@@ -81,7 +81,7 @@ def _make(access: str, secret: str, allowed: Json) -> None:
     )
     try:
         admin.add_service_account(access_key=access, secret_key=secret, name=pods.READER, policy=allowed)
-    except MinioAdminException:  # there already, or no right to: the second call says which
+    except MinioAdminException:  # it exists already, or is forbidden; the second call shows which
         admin.update_service_account(access_key=access, secret_key=secret, policy=allowed)
 
 

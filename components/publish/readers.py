@@ -1,4 +1,4 @@
-"""Which programs read a release: transformers 5 wrote it, and servers with older ones look for other keys."""
+"""Make releases, written by transformers 5, readable for servers with older versions."""
 
 import json
 from pathlib import Path
@@ -10,14 +10,14 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from deepcuts.components.publish import read_by_4
 
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
-"""What versions and types call the number of experts."""
+"""Names of the number of experts in different versions and types."""
 NEOX = {"rotary_pct": "partial_rotary_factor", "rotary_emb_base": "rope_theta"}
 
 
 def add_older_keys(folder: Path) -> list[str]:
-    """Write what transformers 4.57 reads in place of newer keys, next to them; returns the names written.
+    """Add the keys that transformers 4.57 reads in place of newer ones; return the names added.
 
-    Version 5 reads the folder as before: a key that would change that is not written.
+    A key that would change how version 5 reads the folder is not added.
     """
     added = _older_config(folder)
     path = folder / "tokenizer_config.json"
@@ -26,7 +26,7 @@ def add_older_keys(folder: Path) -> list[str]:
         if settings.get("tokenizer_class") == "TokenizersBackend":  # a class of version 5
             settings["tokenizer_class"] = "PreTrainedTokenizerFast"
             added.append("tokenizer_class")
-        if isinstance(settings.get("extra_special_tokens"), list):  # 4.57 takes a dict by that name
+        if isinstance(settings.get("extra_special_tokens"), list):  # 4.57 expects a dict there
             settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
             added.append("additional_special_tokens")
         path.write_text(json.dumps(settings, indent=2, ensure_ascii=False))
@@ -41,13 +41,11 @@ def describe(folder: Path, added: list[str]) -> str:
     if method == "gguf":
         kind = config["quantization_config"].get("type", "")
         return (
-            f"llama.cpp's server, Ollama and what is built on them (GGUF, {kind}); deepcuts chat and evaluate"
+            f"llama.cpp's server, Ollama and tools built on them (GGUF, {kind}); deepcuts chat and evaluate"
         )
     if method:
         return f"transformers 5 and vLLM with {method}; {wrote}"
-    return (
-        f"transformers 5, and vLLM, SGLang and TGI where they know the type; {wrote}, {_older(config, added)}"
-    )
+    return f"transformers 5, and vLLM, SGLang and TGI if they know the type; {wrote}, {_older(config, added)}"
 
 
 def _older(config: dict[str, Any], added: list[str]) -> str:
@@ -79,9 +77,9 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _rotary(config: dict[str, Any]) -> dict[str, Any]:
-    """Return ``rope_theta``, ``rope_scaling`` and ``partial_rotary_factor``, or what GPT-NeoX calls them.
+    """Return ``rope_theta``, ``rope_scaling`` and ``partial_rotary_factor``, or GPT-NeoX's names for them.
 
-    Gemma 3's two kinds of layers have its own old names. Version 5 takes ``rope_scaling`` for its
+    Gemma 3 has special old names for its two kinds of layers. Version 5 reads ``rope_scaling`` as its
     ``rope_parameters``, so the base of the rotation is written into both.
     """
     rotary = config.get("rope_parameters")
@@ -93,7 +91,7 @@ def _rotary(config: dict[str, Any]) -> dict[str, Any]:
         found |= {name: full[new] for name, new in NEOX.items() if new in full}
     if full.get("rope_type", "default") != "default":
         three = {"type": "longrope"} | {name: full.get(name) for name in ("short_factor", "long_factor")}
-        found["rope_scaling"] = three if config["model_type"] == "phi3" else full  # refuses any other field
+        found["rope_scaling"] = three if config["model_type"] == "phi3" else full  # phi3 refuses other fields
     sliding = rotary.get("sliding_attention")
     if isinstance(sliding, dict) and "rope_theta" in sliding:
         found["rope_local_base_freq"] = sliding["rope_theta"]
@@ -101,7 +99,7 @@ def _rotary(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _experts(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the number of experts by every name that the type knows it by."""
+    """Return the number of experts under every name that the type uses."""
     kind = config.get("model_type")
     names: dict[str, str] = CONFIG_MAPPING[kind].attribute_map if kind in CONFIG_MAPPING else {}
     return {old: config[new] for old, new in names.items() if old in EXPERTS and new in config}

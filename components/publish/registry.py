@@ -1,4 +1,4 @@
-"""Registry: name a release in Kubeflow's Model Registry, which points to the store and decides nothing."""
+"""Register a release in Kubeflow's Model Registry, which only points to the store."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ import urllib3
 from deepcuts.components.core.errors import StoreError
 
 API = "api/model_registry/v1alpha3"
-"""Of Kubeflow Model Registry 0.2 to 0.3."""
+"""Path of Kubeflow Model Registry 0.2 to 0.3."""
 TIMEOUT_SECONDS = 10.0
 
 
@@ -20,7 +20,7 @@ def register(url: str, name: str, version: str, uri: str, properties: Mapping[st
     ``url`` is the registry's (http://model-registry-service:8080). Returns the version's id there.
 
     Raises:
-        StoreError: it is not there, or says no.
+        StoreError: the registry is unreachable or refuses.
     """
     custom = {key: _property(value) for key, value in properties.items()}
     model = _find_or_make(url, "registered_model", "registered_models", {"name": name})
@@ -43,17 +43,17 @@ def _property(value: str | float) -> dict[str, str | float]:
 
 
 def _find_or_make(url: str, one: str, many: str, body: Mapping[str, Any], parent: str = "") -> str:
-    """Return the id of the entity of that name below ``parent``; creates it if needed."""
+    """Return the id of the entity of that name below ``parent``, creating it if needed."""
     where = {"name": body["name"]} | ({"parentResourceId": parent} if parent else {})
     found = _ask(url, "GET", f"{one}?{urlencode(where)}")
     made = found or _ask(url, "POST", many, body)
     if not made or "id" not in made:
-        raise StoreError(f"model registry {url}: {many} gave back no id: is this a Kubeflow Model Registry?")
+        raise StoreError(f"model registry {url}: {many} returned no id: is this a Kubeflow Model Registry?")
     return str(made["id"])
 
 
 def _ask(url: str, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
-    """Return what it answers; None for what is not there (404)."""
+    """Send a request and return the response; None for 404."""
     address = f"{url.rstrip('/')}/{API}/{path}"
     try:
         answer = urllib3.request(

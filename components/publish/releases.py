@@ -1,14 +1,14 @@
 """Releases of a name: immutable folders in the store, and a log of which one is in service.
 
-``releases/NAME/VERSION/`` holds a release, its manifest last. ``releases/NAME/log/000007.json`` is one move,
-written only if absent: of two who move at once one loses, reads again, and moves after the other. What was
-written is then copied to ``log-copies/000007.json``: a log that ends before its copies has lost its newest
-entries, which it cannot show by itself.
+``releases/NAME/VERSION/`` holds a release, with its manifest written last. ``releases/NAME/log/000007.json``
+is one move, written only if absent: of two concurrent writers one loses, reads again, and moves after the
+other. Each entry is then copied to ``log-copies/000007.json``, so that a log shorter than its copies is known
+to have lost its newest entries.
 
-There is no object called ``latest``. What is in service is what the log adds up to, and ``latest`` is a word
-for it wherever a version is asked for (``version_of``). An object would have to be overwritten, and S3 has no
-compare-and-swap that every server knows: of two publishers the later writer would win unseen, a rollback
-could take away a release that came in between, and where the pointer had been before would be lost.
+There is no object called ``latest``. The release in service follows from the log, and ``latest`` stands for
+it as a version (``version_of``). An object would have to be overwritten, and S3 has no compare-and-swap that
+every server supports: the later of two publishers would win silently, a rollback could remove a release
+published in between, and the earlier target would be lost.
 """
 
 import re
@@ -27,25 +27,25 @@ from deepcuts.components.core.store import Store, manifest_at, retrieve
 from deepcuts.components.core.store import publish as upload
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-"""Also a valid name of a Kubernetes object."""
+"""Also valid as the name of a Kubernetes object."""
 ENTRY = re.compile(r"\d{6,}\.json")
 VERSION = re.compile(r"[\w.+-]*\w[\w.+-]*")
-"""One folder, and none above it."""
+"""A single folder name."""
 
 RESTORE = (
-    "restore it from log-copies/, the bucket's versions or a backup; where it is lost for good, move the "
-    "folders log/ and log-copies/ away and publish the release that shall be in service again"
+    "restore it from log-copies/, the bucket's versions or a backup; if it is lost for good, move the "
+    "folders log/ and log-copies/ away and publish the release that should be in service again"
 )
-"""What to do about an entry that is gone or damaged: what came after it cannot be trusted."""
+"""What to do about a missing or damaged entry; entries after it cannot be trusted."""
 
 
 class Move(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     action: Literal["release", "rollback"]
     version: str
-    """What is in service afterwards."""
+    """The release in service afterwards."""
     model_digest: str
     writer: str
-    """Random: tells two who wrote the same move at once apart."""
+    """Random, to tell apart two writers of the same move."""
     at: str = ""
     """UTC, ISO 8601; empty in logs of versions before 0.2."""
 
@@ -62,7 +62,7 @@ def in_service(moves: Sequence[Move]) -> list[Move]:
 
 
 def _check(store: Store, name: str, moves: Sequence[Move]) -> None:
-    """Refuse a last move that cannot follow those before it: an entry was lost, and others moved up.
+    """Refuse a last move that cannot follow the earlier ones, as an entry must have been lost.
 
     Raises:
         DataError: names the entry.
@@ -77,7 +77,7 @@ def _check(store: Store, name: str, moves: Sequence[Move]) -> None:
         if len(kept) < 2 or kept[-2].version != move.version:
             known = kept[-2].version if len(kept) > 1 else "nothing"
             raise DataError(
-                f"{store.uri(_entry(name, len(before)))} goes back to {move.version}, where the log has "
+                f"{store.uri(_entry(name, len(before)))} goes back to {move.version}, but the log has "
                 f"{known} before: an entry was lost or changed: {RESTORE}"
             )
 
@@ -86,13 +86,13 @@ def read(store: Store, name: str) -> list[Move]:
     """Return every move of ``name``, in order; empty if nothing was released.
 
     Raises:
-        DataError: an entry of the log is missing, is no move, or cannot follow those before it.
+        DataError: an entry of the log is missing, is not a move, or cannot follow the earlier ones.
     """
-    copies = _copies(store, name)  # before the log: a copy is written after its entry
+    copies = _copies(store, name)  # read before the log, as a copy is written after its entry
     keys = store.list(f"{checked_name(name)}/log/")
     for number, key in enumerate(keys):
         if not ENTRY.fullmatch(key.rpartition("/log/")[2]):
-            raise DataError(f"{store.uri(key)} is no entry of the log of releases: move it elsewhere")
+            raise DataError(f"{store.uri(key)} is not an entry of the log of releases: move it elsewhere")
         if key != _entry(name, number):
             raise _missing(store, name, number, f"where {key.rpartition('/')[2]} comes next", copies)
     if copies and (last := copies[-1]) >= _copy(name, len(keys)):
@@ -104,10 +104,10 @@ def read(store: Store, name: str) -> list[Move]:
 
 
 def release(store: Store, name: str, folder: Path, version: str, model_digest: str) -> Manifest:
-    """Upload ``folder``, read all of it back, and only then put it in service; again changes nothing.
+    """Upload ``folder``, read it back, and only then put it in service; repeating it changes nothing.
 
     Raises:
-        StoreError: the store stays away, or gives back other bytes than it was given.
+        StoreError: the store is unreachable, or returns other bytes than were uploaded.
     """
     prefix = f"{checked_name(name)}/{version}"
     upload(store, folder, prefix)  # reads every file back
@@ -126,11 +126,11 @@ def release(store: Store, name: str, folder: Path, version: str, model_digest: s
 
 
 def rollback(store: Store, name: str) -> tuple[str, str]:
-    """Put the release before the one in service back, verified first; returns both versions, (from, to).
+    """Put the previous release back in service after verifying it; return both versions (from, to).
 
     Raises:
-        ValueError: there is none before it.
-        Torn: the release before is whole no more, and the one in service stays.
+        ValueError: there is no previous release.
+        Torn: the previous release is damaged; the one in service stays.
     """
     while True:
         moves = read(store, name)
@@ -146,7 +146,7 @@ def rollback(store: Store, name: str) -> tuple[str, str]:
 
 
 def verify(store: Store, name: str, version: str) -> None:
-    """Read a release back against its manifest; raises as ``store.retrieve``."""
+    """Check a release against its manifest; raises the errors of ``store.retrieve``."""
     prefix = f"{checked_name(name)}/{version}"
     for file, entry in manifest_at(store, prefix)["files"].items():
         if (found := store.sha256(f"{prefix}/{file}")) != entry["sha256"]:
@@ -159,7 +159,7 @@ def version_of(store: Store, name: str, version: str) -> str:
     """Return ``version`` itself, or for ``latest`` the one in service.
 
     Raises:
-        FileNotFoundError: nothing of that name was released.
+        FileNotFoundError: nothing was released under that name.
     """
     if version != "latest":
         return version
@@ -170,7 +170,7 @@ def version_of(store: Store, name: str, version: str) -> str:
 
 
 def download(store: Store, name: str, version: str, folder: Path) -> str:
-    """Download a release, verified, to ``folder``; ``version`` may be ``latest``. Returns the version."""
+    """Download a release, verified, to ``folder``; ``version`` may be ``latest``. Return the version."""
     chosen = version_of(store, name, version)
     retrieve(store, f"{checked_name(name)}/{chosen}", folder)
     return chosen
@@ -180,7 +180,7 @@ def checked_name(name: str) -> str:
     """Return the prefix of a release's name, ``releases/NAME``.
 
     Raises:
-        ValueError: it is not a name.
+        ValueError: the name is not valid.
     """
     if not NAME.fullmatch(name):
         raise ValueError(f"release name {name!r}: give lower-case letters, digits and dashes, at most 63")
@@ -204,7 +204,7 @@ def _append(store: Store, name: str, before: int, move: Move) -> bool:
     data = msgspec.json.encode(move)
     if not store.put_if_absent(_entry(name, before), data):
         return False
-    with suppress(StoreError, OSError):  # the move is made: to make it again would go back twice
+    with suppress(StoreError, OSError):  # the move is made, and repeating it would go back twice
         store.put_bytes(_copy(name, before), data)
     return True
 

@@ -1,4 +1,4 @@
-"""Serve a release over OpenAI's API: llama.cpp's server for a GGUF file, transformers' for everything else.
+"""Serve a release over OpenAI's API, with llama.cpp's server for GGUF files and transformers' for others.
 
 python -m deepcuts.components.publish.serve --folder FOLDER --host 127.0.0.1 --port 8000 --threads 4
 """
@@ -12,14 +12,14 @@ from pathlib import Path
 from deepcuts.components.gguf import convert
 
 PARALLEL = 4
-"""Answers that llama.cpp decodes at a time; more wait."""
+"""Answers that llama.cpp decodes concurrently; more have to wait."""
 
 
 def serve(folder: Path, host: str, port: int, threads: int) -> None:
-    """Serve the release in ``folder`` until SIGTERM; ``/health`` says when it is ready.
+    """Serve the release in ``folder`` until SIGTERM; ``/health`` tells when it is ready.
 
     Raises:
-        FileNotFoundError, DataError: there is no release, or its GGUF file is none.
+        FileNotFoundError, DataError: there is no release, or its GGUF file is not valid.
         ValueError: it needs llama.cpp's server, which is not installed or cannot be loaded.
     """
     if not folder.is_dir():
@@ -33,7 +33,7 @@ def serve(folder: Path, host: str, port: int, threads: int) -> None:
             f"--port={port}",
             "--device=cpu",
             "--dtype=float32",
-        ]  # 16 bits are slow here
+        ]  # 16 bits are slow on a CPU
         os.execvp("transformers", ["transformers", "serve", str(folder), *flags])
 
 

@@ -1,4 +1,4 @@
-"""Publish: a verified release in the store, with a card that says what it is; then it is in service."""
+"""Publish: put a verified release with a model card in the store, then in service."""
 
 import json
 import os
@@ -25,24 +25,24 @@ from deepcuts.components.publish import model_card, readers, registry, releases
 from deepcuts.components.training import models
 
 OURS = ("README.md", "ledger.json", "scorecard", MANIFEST, models.ADAPTER)
-"""What a release adds to a model; a model that was released before brings those of its last release."""
+"""Files a release adds to a model; a model released before has those of its last release."""
 
 
 class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What speaks for a release."""
+    """Evidence for a release."""
 
     candidate: Path
     """Scorecard of accept's candidate."""
     reference: Path
     """Scorecard of accept's reference."""
     verdict: Path
-    """Of accept, for the card."""
+    """Accept's verdict, for the card."""
     accept_receipt: Path
-    """Says which of the two accept passed on."""
+    """Accept's receipt, which says which of the two was passed on."""
     model_receipt: Path
-    """Of fetch: the base's origin and digest."""
+    """Fetch's receipt with the base's origin and digest."""
     data_receipt: Path
-    """Of fetch: the data's origin and digest."""
+    """Fetch's receipt with the data's origin and digest."""
 
 
 def publish(
@@ -57,17 +57,17 @@ def publish(
     name: str,
     card: Path,
 ) -> Facts:
-    """Release ``model``, which accept passed on, as ``releases/NAME/VERSION`` of ``store``.
+    """Release ``model``, which accept passed on, as ``releases/NAME/VERSION`` in ``store``.
 
-    An adapter is merged into ``base``, and alone in ``adapter/``. Of the Scorecards that are ``evidence`` the
-    one of the model passed on is released. With ``run``, the URI of an artifact of this task, evidence is
-    named ``TASK/OUTPUT`` and brought from the store. ``training`` is Markdown for the card, of the search or
-    the watch behind the model; empty for none. ``base_licence`` empty is "unknown". Where
-    ``MODEL_REGISTRY_URL`` is set, Kubeflow's Model Registry is given the release as well.
+    An adapter is merged into ``base``, and also released alone in ``adapter/``. Of the Scorecards in
+    ``evidence``, the one of the model passed on is released. With ``run``, the URI of an artifact of this
+    task, evidence is named ``TASK/OUTPUT`` and read from the store. ``training`` is Markdown for the card
+    from a search or a watcher; empty for none. An empty ``base_licence`` is shown as unknown. If
+    ``MODEL_REGISTRY_URL`` is set, the release is also registered in Kubeflow's Model Registry.
 
     Raises:
         GateRefused: the candidate was refused, and the reference is released already.
-        DataError: the Scorecard is not this model's, or a receipt or the ledger is none.
+        DataError: the Scorecard is of another model, or a receipt or the ledger is not valid.
     """
     target = open_store(store)
     with tempfile.TemporaryDirectory() as scratch:
@@ -109,11 +109,11 @@ def publish(
 
 
 def brought(named: Evidence, run: str, folder: Path) -> Evidence:
-    """Bring the evidence that ``named`` calls ``TASK/OUTPUT`` from the store of ``run``.
+    """Download the evidence named ``TASK/OUTPUT`` in ``named`` from the store of ``run``.
 
     Raises:
         DataError: the run left no such output.
-        StoreError: the store stays away.
+        StoreError: the store is unreachable.
     """
     found = run_records.bring(run_records.read(run), msgspec.structs.asdict(named), folder)
     if missing := [f"{getattr(named, name)} ({name})" for name, path in found.items() if not path.exists()]:
@@ -156,9 +156,9 @@ def _facts(uri: str, version: str, manifest: Mapping[str, Any]) -> Facts:
 
 
 def _register(name: str, version: str, uri: str, properties: Mapping[str, str | float]) -> str | None:
-    """Return the version's id in Kubeflow's Model Registry; None if none is set, or it fails (on stderr).
+    """Register the release and return its id; None if no registry is set or it fails, reported on stderr.
 
-    The release is in service by then, and is worth more than its entry in a catalogue.
+    The release is already in service, which matters more than an entry in a catalogue.
     """
     if not (where := os.environ.get("MODEL_REGISTRY_URL")):
         return None
@@ -171,9 +171,9 @@ def _register(name: str, version: str, uri: str, properties: Mapping[str, str | 
 
 
 def assemble(model: Path, base: Path, folder: Path) -> list[str]:
-    """Write the model as a server loads it: a copy, or an adapter merged in its base's precision.
+    """Write the model for serving: a copy, or an adapter merged in its base's precision.
 
-    Returns the names of the keys that were added for older programs.
+    Returns the names of the keys added for older programs.
     """
     if models.is_adapter(model):
         merged, tokenizer = models.load(model, base)
@@ -188,9 +188,9 @@ def assemble(model: Path, base: Path, folder: Path) -> list[str]:
 
 
 def place_adapter(model: Path, adapter: Path, base: SourceFacts) -> None:
-    """Write ``adapter``: what was merged into ``model``, if anything was, with its base's origin and digest.
+    """Write ``adapter``, the adapter merged into ``model``, if any, with its base's origin and digest.
 
-    An adapter of another base than the run's (a pruned one) keeps what it says.
+    An adapter of another base than the run's (a pruned one) keeps its own base.
     """
     given = model if models.is_adapter(model) else model / models.ADAPTER
     if not (given / "adapter_model.safetensors").exists():
@@ -206,10 +206,10 @@ def place_adapter(model: Path, adapter: Path, base: SourceFacts) -> None:
 
 
 def read_ledger(path: Path) -> Ledger:
-    """Return the ledger of the run.
+    """Read the ledger of the run.
 
     Raises:
-        FileNotFoundError, DataError: it is not there, or no ledger.
+        FileNotFoundError, DataError: the file does not exist, or is not a ledger.
     """
     try:
         return msgspec.json.decode(former_names.current(path.read_bytes()), type=Ledger)
@@ -235,7 +235,7 @@ def _shape(folder: Path, merged: bool) -> dict[str, str]:
     }
     shape = {label: str(config[key]) for label, key in keys.items() if key in config}
     merged = merged or (folder / models.ADAPTER).is_dir()
-    return shape | {"adapter": "merged into the base, and alone in adapter/" if merged else "none"}
+    return shape | {"adapter": "merged into the base, and separately in adapter/" if merged else "none"}
 
 
 if __name__ == "__main__":

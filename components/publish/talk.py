@@ -1,4 +1,4 @@
-"""Talk: a conversation with a model, rendered as in training, answered piece by piece."""
+"""Talk with a model: prompts are rendered as in training, and answers are streamed."""
 
 from collections.abc import Callable, Sequence
 from itertools import takewhile
@@ -16,7 +16,7 @@ from deepcuts.components.training.render import answer_text, form_of, render_pro
 
 
 class Conversation:
-    """Turns with the model in ``folder``; ``temperature`` 0 is greedy, else ``seed`` draws."""
+    """A conversation with the model in ``folder``; ``temperature`` 0 is greedy, else ``seed`` samples."""
 
     def __init__(self, folder: Path, temperature: float, max_new_tokens: int, seed: int) -> None:
         speaker = InLlama if convert.is_gguf(folder) else InTorch
@@ -32,10 +32,10 @@ class Conversation:
         self.turns: list[Message] = []
 
     def answer(self, text: str, say: Callable[[str], None]) -> str:
-        """Return the model's answer to ``text``, handed to ``say`` as it comes; both turns are remembered.
+        """Return the model's answer to ``text``, streaming it to ``say``; both turns are remembered.
 
         Raises:
-            ValueError: ``text`` alone is longer than the context.
+            ValueError: ``text`` by itself is longer than the context.
         """
         turns = [*self.turns, Message("user", text)]
         while len(ids := self._prompt(turns)) > self._room:
@@ -43,7 +43,7 @@ class Conversation:
                 raise ValueError(
                     f"the prompt has {len(ids)} tokens, there is room for {self._room}: shorten it"
                 )
-            turns = turns[2:]  # the oldest question and its answer are forgotten
+            turns = turns[2:]  # forget the oldest question and its answer
         tokens = self._speaker.speak(ids, Pieces(self._tokenizer, say))
         answer = answer_text(tokens, self._tokenizer, self._form)
         self.turns = [*turns, Message("assistant", answer)]
@@ -54,7 +54,7 @@ class Conversation:
 
 
 class InTorch:
-    """A model of transformers, on the device here; quantized ones, too."""
+    """A transformers model, possibly quantized, on this machine's device."""
 
     def __init__(self, folder: Path, temperature: float, max_new_tokens: int, seed: int) -> None:
         self._model, self.tokenizer = models.load(folder, base=folder)
@@ -105,8 +105,8 @@ class InLlama:
         return tokens
 
 
-class Pieces(TextStreamer):  # type: ignore[misc]  # transformers is untyped to us
-    """Hands text on as soon as no later token can change it."""
+class Pieces(TextStreamer):  # type: ignore[misc]  # transformers is untyped here
+    """Streams text as soon as later tokens cannot change it."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, say: Callable[[str], None]) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)

@@ -1,4 +1,4 @@
-"""Candidates: write a format, load it from disk, and measure bytes, time and loss against the reference."""
+"""Write candidate formats, load them from disk, and measure bytes, time and loss against the reference."""
 
 import math
 from collections.abc import Sequence
@@ -22,11 +22,11 @@ from deepcuts.components.training.render import Rendered
 
 NAMES = tuple(compressed.FORMATS)
 UNFIT = (NotImplementedError, AttributeError, TypeError)
-"""What calling a kernel's module or tensor like a plain layer raises."""
+"""Errors from using a kernel's module or tensor like a plain layer."""
 
 
 class Judge(NamedTuple):
-    """What all candidates are held against."""
+    """The reference of all candidates."""
 
     folder: Path
     """The reference as a whole model."""
@@ -35,7 +35,7 @@ class Judge(NamedTuple):
     """Ids of the examples."""
     data: Sequence[Rendered]
     scores: Sequence[Score]
-    """Of the reference."""
+    """Scores of the reference."""
     margin_nats: float
     seed: int
     measured: Heard
@@ -43,7 +43,7 @@ class Judge(NamedTuple):
 
 
 class MeasuredCandidate(NamedTuple):
-    """A candidate that ran, from its saved folder."""
+    """A candidate measured from its saved folder."""
 
     name: str
     folder: Path
@@ -52,9 +52,9 @@ class MeasuredCandidate(NamedTuple):
     """By batch size."""
     comparison: Comparison
     left: int
-    """Linear layers that this format does not take."""
+    """Linear layers that this format does not support."""
     against: str = "the reference"
-    """Whose times the latencies are compared with."""
+    """The reference of the latencies."""
 
 
 class FailedCandidate(NamedTuple):
@@ -65,7 +65,7 @@ class FailedCandidate(NamedTuple):
 def write(
     judge: Judge, name: str, group_size: int, text: Sequence[Rendered], folder: Path, stored: torch.dtype
 ) -> list[str]:
-    """Quantize the reference as ``name`` into ``folder``; returns the layers left alone."""
+    """Quantize the reference as ``name`` into ``folder``; return the layers left alone."""
     network, tokenizer = models.load_base(judge.folder)
     network.float()
     with files.staged(folder) as staging:
@@ -78,7 +78,7 @@ def write(
 def measure(
     judge: Judge, name: str, group_size: int, text: Sequence[Rendered], folder: Path, stored: torch.dtype
 ) -> MeasuredCandidate | FailedCandidate:
-    """Write, load again and measure; what this model or host cannot have is a reason, not an error."""
+    """Write, load and measure a format; if this model or host does not support it, return the reason."""
     try:
         left = write(judge, name, group_size, text, folder, stored)
         network, _ = models.load(folder, judge.folder)
@@ -86,10 +86,10 @@ def measure(
         scores = score(network, judge.names, judge.data, judge.measured)
     except Unsupported as error:
         return FailedCandidate(name, str(error))
-    except DataError as error:  # llmcompressor wrote what does not load: fused experts (Mixtral)
+    except DataError as error:  # llmcompressor may write what does not load: fused experts (Mixtral)
         reason = str(error).removeprefix(f"{folder}: ").removesuffix(": quantize again")
-        return FailedCandidate(name, f"what was written does not load again ({reason})")
-    except UNFIT as error:  # a type that does more with a weight than multiply by it (RWKV)
+        return FailedCandidate(name, f"the written model does not load ({reason})")
+    except UNFIT as error:  # a type that uses weights other than by multiplication (RWKV)
         return FailedCandidate(name, f"this model does not run on it ({' '.join(str(error).split())[:120]})")
     if not all(math.isfinite(found.answer_nats) for found in scores):
         return FailedCandidate(name, "its scores are not finite: the weights do not fit this format")
@@ -123,6 +123,6 @@ def score(
     data: Sequence[Rendered],
     scored: Heard = unheard,
 ) -> list[Score]:
-    """Score the completion loss of each example; ``scored`` is called with how many more are done."""
+    """Score the completion loss of each example; ``scored`` is called with the number newly done."""
     nats = scoring.answer_nats(CompletionLoss(network), data, scored)
     return [Score(name, total, tokens) for name, (total, tokens) in zip(names, nats, strict=True)]

@@ -1,4 +1,4 @@
-"""Choice: the cheapest candidate that is not worse, by what was measured; and the table of all of them."""
+"""Choose the cheapest candidate that is not worse, by measurement, and write the table of all."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from deepcuts.components.core.verdicts import Verdict
 from deepcuts.components.quantize.candidates import FailedCandidate, MeasuredCandidate
 
 OBJECTIVES = ("bytes", "latency", "throughput")
-"""Bytes of the folder; time per token at batch 1; at batch 16."""
+"""Bytes of the folder, time per token at batch 1, time per token at batch 16."""
 BATCH_OF = {"latency": 1, "throughput": 16}
 
 
@@ -23,9 +23,9 @@ def cost(candidate: MeasuredCandidate, objective: str, reference_bytes: int) -> 
 def choose(
     candidates: Sequence[MeasuredCandidate | FailedCandidate], objective: str, reference_bytes: int
 ) -> MeasuredCandidate | None:
-    """Choose the cheapest that is surely cheaper than the reference and non-inferior; None: the reference.
+    """Choose the cheapest candidate that is surely cheaper than the reference and non-inferior, or None.
 
-    A measured candidate that others' times are compared with is no choice.
+    A candidate that serves as the others' reference cannot be chosen.
     """
     fit = []
     for candidate in tried(candidates):
@@ -39,7 +39,7 @@ def choose(
 def tried(
     found: Sequence[MeasuredCandidate | FailedCandidate],
 ) -> list[MeasuredCandidate | FailedCandidate]:
-    """Return the candidates without F16 in llama.cpp, which is measured for the others to compare with."""
+    """Return the candidates without F16 in llama.cpp, which is only the others' reference."""
     return [one for one in found if not isinstance(one, MeasuredCandidate) or one.against != "transformers"]
 
 
@@ -49,7 +49,7 @@ def verdict(
     reference_bytes: int,
     found: Sequence[MeasuredCandidate | FailedCandidate],
 ) -> Verdict:
-    """Say in one line which format was chosen and why, or that none was."""
+    """Summarise in one line which format was chosen and why, or that none was."""
     if chosen is None:
         formats = tried(found)
         reason = f"none of {len(formats)} formats is cheaper in {objective} and non-inferior"
@@ -101,12 +101,11 @@ def table(
 {markdown.table(head, [first, *rows], right=(1, 2, 3, 4))}
 
 Every format was written, loaded from its folder and measured on this host. Times are medians of decoding
-alternated with what they are compared with, ratios with a 90 % interval; loss differences are paired, with a
-90 % interval against a margin of {margin:g}. The choice saw these examples: judge the chosen model on a test
-split.
+alternated with the reference, ratios with a 90 % interval; loss differences are paired, with a 90 % interval
+against a margin of {margin:g}. The choice saw these examples: judge the chosen model on a test split.
 
-GGUF files were scored and timed in llama.cpp. Where a row of weights is no multiple of 256, Q4_K_M stores it
-in 5 or 8 bits. Of the other formats the blocks' linear layers are quantized; embeddings, lm_head, norms and
-biases are stored as they were. They are compressed-tensors, which vLLM loads with kernels of its own: what
-they would cost on a GPU is not in this table unless this host has one.
+GGUF files were scored and timed in llama.cpp. Rows of weights that are not a multiple of 256 are stored by
+Q4_K_M in 5 or 8 bits. The other formats quantize the blocks' linear layers; embeddings, lm_head, norms and
+biases are stored unchanged. They are compressed-tensors, which vLLM loads with its own kernels: their cost on
+a GPU is not in this table unless this host has one.
 """

@@ -24,22 +24,22 @@ def quantize(
     """Store a model in the cheapest number format that keeps its quality, measured where this runs.
 
     Args:
-        base: The base that an adapter belongs to; the model itself when it is whole.
+        base: The base of an adapter; for a whole model, the model itself.
         model: An adapter (merged first) or a whole model.
-        text: Examples that formats measure their scales and errors on (JSONL); never the test split.
-        split: Examples that the formats are judged on (JSONL); not the test split, which accept needs.
-        chosen: The quantized model, or the model as it was if no format pays.
+        text: Examples for measuring scales and errors (JSONL); never the test split.
+        split: Examples to judge formats on (JSONL); not the test split, which accept needs.
+        chosen: The quantized model, or the original if no format pays off.
         summary: Every format with bytes, time and loss.
         receipt: What it took; cut_quantize says what was chosen and why.
-        serve_on: Kind of node that it is served on: cpu (llama.cpp) or gpu (vLLM).
+        serve_on: Kind of node for serving: cpu (llama.cpp) or gpu (vLLM).
         candidates: Formats to try; [auto] for those of serve_on, [off] for none. gguf-q8_0, gguf-q4_k_m;
             w8a8, smoothquant-w8a8, fp8, w4a16, gptq-w4a16, awq-w4a16 (made on a GPU), nvfp4.
         objective: What cheap means: bytes, latency (batch 1) or throughput (batch 16).
         margin_nats: Largest rise of the completion loss that counts as equal quality.
         group_size: Columns that share a scale in 4-bit formats: 32, 64 or 128.
-        calibration_tokens: Most tokens of text for formats that measure on it.
+        calibration_tokens: Maximum tokens of text for formats that need it.
         max_examples: Score at most this many examples of the split.
-        seed: Draws text and examples, and the bootstrap.
+        seed: Seed for text, examples and the bootstrap.
     """
     return container(
         "deepcuts.components.quantize.step",

@@ -1,4 +1,4 @@
-"""Compressed-tensors folders by llmcompressor: the formats that vLLM and transformers load."""
+"""Write compressed-tensors folders with llmcompressor, formats that vLLM and transformers load."""
 
 import contextlib
 import io
@@ -27,17 +27,17 @@ with contextlib.redirect_stdout(io.StringIO()):  # its import logs to stdout, wh
 
 
 class CompressedFormat(NamedTuple):
-    """What is stored of a linear layer, and how its rounding is prepared."""
+    """How a linear layer is stored, and how rounding is prepared."""
 
     weights: dict[str, Any]
-    """As compressed-tensors describes them."""
+    """The weights, in compressed-tensors' terms."""
     activations: dict[str, Any] | None = None
-    """Of what goes into the layer, where that is quantized as well."""
+    """The layer's inputs, if they are quantized, too."""
     prepare: Callable[[], Modifier] | None = None
-    """Makes what runs before the weights are rounded."""
+    """Makes the modifier that runs before the weights are rounded."""
     rounding: Callable[..., Modifier] = QuantizationModifier
     group_size: int | None = 1
-    """A layer's columns divide by it; None: the one that is asked for."""
+    """Group size, which must divide a layer's columns; None: the requested one."""
     reads_text: bool = False
 
 
@@ -45,16 +45,16 @@ INT8 = {"num_bits": 8, "type": "int", "strategy": "channel"}
 FP8 = {"num_bits": 8, "type": "float", "strategy": "channel"}
 INT4 = {"num_bits": 4, "type": "int", "strategy": "group"}
 TOKEN = {"strategy": "token", "dynamic": True}
-"""A scale a token, found while serving."""
+"""One scale per token, computed while serving."""
 FP4 = {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16}
 FP4 |= dict.fromkeys(("scale_dtype", "zp_dtype"), torch.float8_e4m3fn)
 LOCAL = {"dynamic": "local", "observer": "static_minmax"}
-"""A scale for the tensor from text, and one a group of 16 found while serving."""
+"""One scale per tensor from text, and one per group of 16 computed while serving."""
 FORMATS = {
     "w8a8": CompressedFormat(INT8, INT8 | TOKEN),
     "smoothquant-w8a8": CompressedFormat(
         INT8, INT8 | TOKEN, partial(SmoothQuantModifier, smoothing_strength=0.8), reads_text=True
-    ),  # 0.8: what llmcompressor's published W8A8 recipes name; its default is 0.5. Not tuned here.
+    ),  # 0.8: as in llmcompressor's published W8A8 recipes; its default is 0.5. Not tuned here.
     "fp8": CompressedFormat(FP8, FP8 | TOKEN),
     "w4a16": CompressedFormat(INT4, group_size=None),
     "gptq-w4a16": CompressedFormat(INT4, rounding=GPTQModifier, group_size=None, reads_text=True),
@@ -65,7 +65,7 @@ FORMATS = {
 }
 
 FOREIGN = (ValueError, KeyError, RuntimeError, AttributeError, TypeError, NotImplementedError)
-"""What llmcompressor raises on a module tree that it was not written for (Llama 4's experts, OPT's norms)."""
+"""Errors of llmcompressor on module trees it does not know (Llama 4's experts, OPT's norms)."""
 
 configure_logger(LoggerConfig(console_log_level="ERROR"))
 
@@ -78,17 +78,17 @@ def write(
     folder: Path,
     stored: torch.dtype,
 ) -> list[str]:
-    """Quantize the float32 ``model``, which came from a folder, in place; returns the layers left alone.
+    """Quantize the float32 ``model``, loaded from a folder, in place; return the layers left alone.
 
     Weights are rounded to nearest, or by GPTQ, which corrects each column's error in the next. SmoothQuant
     (Xiao et al. 2023, arXiv 2211.10438) and AWQ (Lin et al. 2024, arXiv 2306.00978) scale channels first.
-    These and NVFP4 look at ``data``. Integers of 4 bits have a scale every ``group_size`` columns, NVFP4's
-    every 16; layers that do not divide by it stay as they were. Those, embeddings, lm_head and norms are
-    stored as ``stored``.
+    These and NVFP4 need ``data``. 4-bit integers have a scale per ``group_size`` columns, NVFP4 per 16;
+    layers whose columns it does not divide are left alone. Those, embeddings, lm_head and norms are stored
+    as ``stored``.
 
     Raises:
         Unsupported: the architecture has no ``nn.Linear`` to quantize (GPT-2's Conv1D), or llmcompressor
-            does not take it.
+            does not support it.
     """
     chosen = FORMATS[name]
     check_host(name, data)
@@ -101,7 +101,7 @@ def write(
     left = [name for name, layer in layers.items() if weight_of(layer).shape[1] % group_size]
     targets = sorted(layers.keys() - left)
     if not targets:
-        raise Unsupported(f"no layer's columns divide by group_size {group_size}")
+        raise Unsupported(f"group_size {group_size} divides no layer's columns")
     weights = chosen.weights | ({} if chosen.group_size else {"group_size": group_size})
     group = {"targets": targets, "weights": weights, "input_activations": chosen.activations}
     text: dict[str, Any] = {}
@@ -117,9 +117,9 @@ def write(
     with contextlib.redirect_stderr(io.StringIO()):  # progress bars of every layer
         try:
             oneshot(model=model, recipe=recipe, **text)
-        except FOREIGN as error:  # it looks for layers by the names that architectures it knows give them
+        except FOREIGN as error:  # it looks up layers by the names in architectures it knows
             reason = " ".join(str(error).split())[:120]
-            raise Unsupported(f"llmcompressor does not take this architecture ({reason})") from error
+            raise Unsupported(f"llmcompressor does not support this architecture ({reason})") from error
         for layer, module in model.named_modules():
             for parameter in module.parameters(recurse=False) if layer not in targets else ():
                 parameter.data = parameter.data.to(stored)
@@ -133,7 +133,7 @@ def write(
 
 
 def check_host(name: str, data: Sequence[Rendered]) -> None:
-    """Raise Unsupported where a format needs text that there is not, or hardware that this host lacks."""
+    """Raise Unsupported if a format needs text but there is none, or hardware this host lacks."""
     if FORMATS[name].reads_text and not data:
         raise Unsupported("there is no text to measure its scales on")
     if FORMATS[name].prepare is AWQModifier and not torch.cuda.is_available():

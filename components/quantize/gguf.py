@@ -1,7 +1,7 @@
-"""GGUF candidates: made by llama.cpp, judged through it on the file that would be released.
+"""Make GGUF candidates with llama.cpp, and judge them with it on the file that would be released.
 
-F16 in llama.cpp is the reference of the times: what a candidate saves must be the format's doing, not the
-engine's. The loss is compared with the model as it was trained, so an error of the conversion counts as well.
+F16 in llama.cpp is the reference of the times, so that savings are the format's, not the engine's. The loss
+is compared with the trained model, so conversion errors count, too.
 """
 
 import math
@@ -29,9 +29,9 @@ REFERENCE = "gguf-f16"
 def measure(
     judge: Judge, tokenizer: PreTrainedTokenizerBase, names: Sequence[str], scratch: Path
 ) -> list[MeasuredCandidate | FailedCandidate]:
-    """Convert the reference, then write and measure each candidate; F16 comes first, to compare with.
+    """Convert the reference, then write and measure each candidate, with F16 first as their reference.
 
-    What this model or host cannot have is a reason, not an error: training is paid for.
+    An unsupported format is reported as a reason, not an error, as training is already paid for.
     """
     try:
         plain = folders.write(judge.folder, tokenizer, scratch / "gguf-F16", "F16", None)

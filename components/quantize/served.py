@@ -1,4 +1,4 @@
-"""Choose the formats to try by where the model will be served, and say which the base cannot have."""
+"""Choose the formats to try by where the model will be served, and report unsupported ones."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,11 +8,11 @@ from deepcuts.components.gguf import convert
 from deepcuts.components.gguf.convert import NoGguf, NotInstalled
 
 GGUF = {"gguf-q8_0": "Q8_0", "gguf-q4_k_m": "Q4_K_M"}
-"""Candidate to llama.cpp's name of the format."""
+"""llama.cpp's name of the format, by candidate."""
 SERVED_BY = {"cpu": tuple(GGUF), "gpu": ("fp8", "w8a8", "gptq-w4a16")}
-"""What servers of that kind of node load: llama.cpp, and vLLM."""
+"""Formats loaded by servers on that kind of node: llama.cpp, and vLLM."""
 AUTO, OFF = "auto", "off"
-"""Alone in place of formats: those of ``serve_on``, or none."""
+"""Given alone in place of formats: those of ``serve_on``, or none."""
 
 
 def wanted(candidates: Sequence[str], serve_on: str) -> list[str]:
@@ -28,10 +28,10 @@ def wanted(candidates: Sequence[str], serve_on: str) -> list[str]:
 
 
 def foresee(base: Path, candidates: Sequence[str], serve_on: str) -> list[str]:
-    """Return what will be refused once training is paid for, as notes; nothing where all can be had.
+    """Return notes on what would be refused after training; empty if all formats are supported.
 
     Raises:
-        ValueError: a GGUF format is asked for by name, and llama.cpp does not know the base's architecture or
+        ValueError: a GGUF format is requested by name, but llama.cpp does not know the base's architecture or
             vocabulary.
     """
     asked = any(name in GGUF for name in wanted(candidates, serve_on))

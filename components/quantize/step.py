@@ -1,4 +1,4 @@
-"""Quantize: the cheapest number format that keeps the quality, by measurement on this host (cut 6)."""
+"""Quantize: find the cheapest number format that keeps quality, by measurement on this host (cut 6)."""
 
 import random
 import shutil
@@ -24,7 +24,7 @@ from deepcuts.components.training.render import Rendered
 
 NAMES = (*served.GGUF, *formats.NAMES)
 GROUPS = (32, 64, 128)
-"""Columns with one scale that vLLM's 4-bit integer kernels (Marlin) take."""
+"""Group sizes that vLLM's 4-bit integer kernels (Marlin) support."""
 
 
 def quantize(
@@ -46,26 +46,25 @@ def quantize(
     """Write ``chosen``: ``model`` (an adapter is merged into ``base``) in the cheapest of ``candidates``.
 
     ``["auto"]`` stands for the formats that servers on ``serve_on`` (cpu or gpu) load, ``["off"]`` for none.
-    Each is written, loaded again and measured against the reference: bytes, milliseconds per token, nats on
-    at most ``max_examples`` of ``split``; GGUF files through llama.cpp. The cheapest in ``objective``
-    (bytes, latency: batch 1, throughput: batch 16) that is surely cheaper and worse by less than
-    ``margin_nats`` is chosen; if none is, or none runs here, the reference is kept and the verdict says so:
-    training is paid for by then. Up to ``calibration_tokens`` of ``text`` are for formats that
-    measure on it. With fewer than two
-    examples in ``split`` nothing can be judged, and the reference is kept as well.
+    Each is written, reloaded and measured against the reference: bytes, milliseconds per token, nats on at
+    most ``max_examples`` of ``split``; GGUF files in llama.cpp. The cheapest in ``objective`` (bytes, latency
+    at batch 1, throughput at batch 16) that is surely cheaper and worse by less than ``margin_nats`` is
+    chosen. If there is none, the reference is kept and the verdict says so, as training is already paid for.
+    The same holds for fewer than two examples in ``split``, too few to judge. Up to ``calibration_tokens`` of
+    ``text`` are for formats that need it.
 
     Raises:
-        ValueError: unknown formats or objective, or sizes no kernel takes.
-        DataError: a model already quantized or not finite.
+        ValueError: the formats or the objective are unknown, or no kernel supports the sizes.
+        DataError: the model is already quantized or not finite.
     """
     candidates = served.wanted(candidates, serve_on)
     check(candidates, objective, margin_nats, group_size, max_examples)
     if quantized.is_quantized(model):
-        raise DataError(f"{model} is already quantized: give the model that it was made of")
+        raise DataError(f"{model} is already quantized: give the model it was made from")
     with tempfile.TemporaryDirectory(prefix="quantize-") as scratch:
         network, tokenizer, whole, stored = calibration.load_whole(model, base, Path(scratch))
         if not candidates:
-            return keep(whole, model, chosen, summary, counted(split), "no format is asked for")
+            return keep(whole, model, chosen, summary, counted(split), "no format is requested")
         if (count := counted(split)) < 2:
             reason = f"{count} valid examples, and a comparison needs 2; the reference is kept"
             return keep(
@@ -89,7 +88,7 @@ def quantize(
 
 
 def measurements(count: int, candidates: Sequence[str]) -> int:
-    """Return how many examples are scored and rounds timed: GGUF formats have F16 among them."""
+    """Return how many examples are scored and rounds timed, including F16 for GGUF formats."""
     rows = len(candidates) + any(name in served.GGUF for name in candidates)
     return count + rows * (count + len(latency.BATCHES) * (latency.ROUNDS + 1))
 
@@ -107,7 +106,7 @@ def calibration_text(
     tokens: int,
     seed: int,
 ) -> list[Rendered]:
-    """Take the text that a candidate looks at; none where none does, or where there is none."""
+    """Return the text for candidates that need it; empty if none does, or there is none."""
     reads = any(name in FORMATS and FORMATS[name].reads_text for name in candidates)
     if not reads or not files.size_bytes(text):
         return []
@@ -115,7 +114,7 @@ def calibration_text(
 
 
 def pass_on(folder: Path, model: Path, chosen: Path) -> None:
-    """Write ``chosen``: a whole model, and in it the adapter that it was merged from."""
+    """Write ``chosen``: a whole model, with the adapter it was merged from."""
     with files.staged(chosen) as staging:
         shutil.copytree(folder, staging)
         if models.is_adapter(model):
@@ -123,7 +122,7 @@ def pass_on(folder: Path, model: Path, chosen: Path) -> None:
 
 
 def keep(whole: Path, model: Path, chosen: Path, summary: Path, count: int, reason: str) -> Facts:
-    """Pass the model on as it is: no format is asked for, or nothing could tell whether one is as good."""
+    """Pass the model on unchanged, as no format is requested or none could be judged."""
     pass_on(whole, model, chosen)
     with files.staged(summary) as staging:
         staging.write_text(f"# Quantize\n\nOff: {reason}.\n")
@@ -150,7 +149,7 @@ def check(
     if objective not in choice.OBJECTIVES:
         raise ValueError(strict.unknown_key("objective", objective, choice.OBJECTIVES))
     if group_size not in GROUPS:
-        raise ValueError(f"group_size {group_size}: 4-bit kernels take {', '.join(map(str, GROUPS))}")
+        raise ValueError(f"group_size {group_size}: 4-bit kernels support {', '.join(map(str, GROUPS))}")
     if margin_nats <= 0:
         raise ValueError(f"margin_nats {margin_nats} is not positive: a test needs room to be wrong in")
     if max_examples < 2:
@@ -167,7 +166,7 @@ def reference(
     seed: int,
     measured: Heard,
 ) -> Judge:
-    """Load and score the model as it is: what every candidate is compared with."""
+    """Load and score the original model, with which every candidate is compared."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device=device, dtype=models.resolve_precision("auto", device))
     records = examples.read(split)

@@ -28,29 +28,29 @@ def retrain(
     lease_hours: float,
     seed: int,
 ):
-    """Decide whether a model is retrained now, before paying for it; once a window.
+    """Decide once per window, before paying for it, whether to retrain a model now.
 
     Args:
-        scorecard: Of the model in service, on a fresh labelled sample of the window.
-        decision: Why, with all numbers and what every other policy says (JSON).
+        scorecard: The model in service on a fresh labelled sample of the window.
+        decision: Reasons, figures, and what other policies say (JSON).
         report: The same in words.
         receipt: What it took.
         retrain: true or false.
         store: Where decisions live (file:// or s3://).
-        service: Name of what is served.
-        window: Name of the window, one that sorts by time (2026-W48); empty for the ISO week of now, UTC.
+        service: Name of the service.
+        window: Name of the window, which must sort by time (2026-W48); empty for this ISO week.
         run: Identity of this run.
         metric: completion_loss, exact_match or label_accuracy.
         policy: res, or one of those it is compared with.
-        usd_per_unit: Value of a unit of quality, for one prediction.
-        predictions: Of the window.
-        retraining_usd: What a retraining costs; 0 takes it from the ledger.
+        usd_per_unit: Value of a unit of quality per prediction.
+        predictions: Number in the window.
+        retraining_usd: Cost of a retraining; 0 takes it from the ledger.
         ledger_uri: ledger.json of the last retraining; empty for none.
-        price_ratio: Prices now, over those of retraining_usd or of the ledger.
+        price_ratio: Current prices / those of retraining_usd or the ledger.
         period: Windows between two retrainings (periodic).
         horizon: Windows for which a new model is sure to serve (res).
-        memory: Windows by which res and CARA tune themselves.
+        memory: Past windows used to tune res and CARA.
         lease_hours: Longest time from a decision to the new model in service.
-        seed: Of ski-rental-random.
+        seed: Seed of ski-rental-random.
     """
     return container("deepcuts.components.retrain.step", image="ops", receipt=receipt, **flags(locals()))

@@ -1,17 +1,17 @@
-"""The cheapest retrainings in retrospect, by dynamic programming: what a policy is held against."""
+"""Find the cheapest retrainings in retrospect by dynamic programming, to compare policies with."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 Losses = NDArray[np.float64]
-"""(windows, windows): ``[r, t]`` is what window t costs under a model trained just before window r <= t."""
+"""(windows, windows): ``[r, t]`` is the cost of window t with a model trained just before window r <= t."""
 
 
 def optimum(losses: Losses, cost: float) -> tuple[float, list[int]]:
-    """Return (least total, windows before which it retrains); the model of window 0 is free.
+    """Return (lowest total, windows before which to retrain); the model of window 0 is free.
 
-    Exact in O(windows squared): the best end of a history in which a model starts to serve at window r
-    does not depend on what was before r.
+    Exact in O(windows squared): the best continuation after a model starts at window r does not depend on
+    what was before r.
     """
     windows = len(losses)
     least = np.zeros(windows + 1)  # least[r]: from window r on, with a model trained just before it

@@ -1,7 +1,7 @@
-"""Should a model be retrained now? Policies as pure functions of what the windows so far have cost.
+"""Policies that decide whether to retrain now, as pure functions of the costs of past windows.
 
-All of them know only what is known before a retraining is paid for: dollars lost in past windows, the last
-one included, by the model that served them, and the price of a retraining.
+They use only what is known before paying for a retraining: dollars lost in past windows, including the last
+one, by the model that served them, and the price of a retraining.
 """
 
 import math
@@ -17,9 +17,9 @@ from deepcuts.components.core.receipts import Facts
 from deepcuts.components.retrain.oracle import total
 
 Cycle = Sequence[float]
-"""Dollars lost, window by window, since a retraining."""
+"""Dollars lost in each window since a retraining."""
 Cycles = Sequence[Cycle]
-"""The present one last."""
+"""Cycles, the current one last."""
 Policy = Literal[
     "res",
     "cara-threshold",
@@ -34,17 +34,17 @@ Policy = Literal[
 ]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
 SETTLE = 2
-"""Windows after a retraining that tell what a fresh model costs; nothing is excess before they are over."""
+"""Windows after a retraining that show the cost of a fresh model; until then nothing counts as excess."""
 FRESH_CYCLES = 4
-"""Cycles before the present one whose fresh models count: a retraining on too little new data stays poor."""
+"""Previous cycles whose fresh models count, as a retraining on too little new data may be poor."""
 MIN_CREDIT = 0.1
-"""However badly past retrainings did, ten times their cost brings the next one."""
+"""Lower bound: however badly past retrainings did, a benefit of ten times the cost triggers the next one."""
 TAUS = (0.125, 0.25, 0.5, 1.0, 2.0)
-"""Thresholds that CARA tries, in retrainings' costs."""
+"""Thresholds that CARA tries, in units of a retraining's cost."""
 
 
 class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What does not come from the windows."""
+    """Settings that do not come from the windows."""
 
     cost: float
     """Dollars of one retraining at today's prices; > 0."""
@@ -53,13 +53,13 @@ class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     horizon: int
     """Windows for which a new model is sure to serve (``res``)."""
     memory: int
-    """Windows back from now by which ``res`` and CARA tune themselves."""
+    """Past windows by which ``res`` and CARA tune themselves."""
     seed: int
-    """Draws the threshold of ``ski-rental-random``, again in each cycle."""
+    """Seed of the threshold of ``ski-rental-random``, drawn anew in each cycle."""
 
 
 class Advice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one policy says after the last window."""
+    """A policy's decision after the last window."""
 
     policy: Policy
     retrain: bool
@@ -71,46 +71,46 @@ Rule = Callable[[Cycles, Terms], tuple[bool, str, Facts]]
 
 
 def advise(policy: Policy, cycles: Cycles, terms: Terms) -> Advice:
-    """Ask ``policy``; the present cycle has at least one window."""
+    """Apply ``policy``; the current cycle has at least one window."""
     retrain, why, numbers = RULES[policy](cycles, terms)
     return Advice(policy, retrain, why, numbers)
 
 
 def noise(cycles: Cycles) -> float:
-    """Estimate the standard deviation of a window without drift, from neighbours; 0 while they are few."""
+    """Estimate a window's standard deviation without drift, from neighbours; 0 if there are few."""
     steps = [abs(b - a) for cycle in cycles for a, b in zip(cycle, cycle[1:], strict=False)]
     return float(np.median(steps)) / 0.6745 / math.sqrt(2) if len(steps) >= 3 else 0.0
 
 
 def fresh(cycles: Cycles) -> float:
-    """Return what a window costs under a fresh model: in the present cycle, or before if that is lower."""
+    """Return the cost of a window with a fresh model: in the current cycle, or before if that is lower."""
     own, *past = [float(np.mean(cycle[:SETTLE])) for cycle in reversed(cycles[-1 - FRESH_CYCLES :])]
     return min(own, float(np.mean(past))) if past else own
 
 
 def next_fresh(cycles: Cycles) -> float:
-    """Return what a window would cost under the next fresh model: ``fresh``, with the present one included.
+    """Return the cost of a window with the next fresh model: ``fresh``, including the current cycle.
 
-    A cycle that starts worse than those before shows that a fresh model now costs more. Without that, ``res``
-    took a retraining that gained nothing as a reason to retrain again: on 65 streams on which nothing was
-    chosen it was 5 % above the best period in 86 of 260 cases, with it in 74.
+    A cycle that starts worse than earlier ones shows that a fresh model now costs more. Without that, ``res``
+    took a useless retraining as a reason to retrain again: on 65 streams not used for any choice it was 5 %
+    above the best period in 86 of 260 cases, with it in 74.
     """
     recent = [float(np.mean(cycle[:SETTLE])) for cycle in cycles[-1 - FRESH_CYCLES :]]
     return min(recent[-1], float(np.mean(recent)))
 
 
 def excess(cycles: Cycles, least: float) -> list[float]:
-    """Return dollars of each window of the present cycle above ``least`` and noise; can be negative.
+    """Return the dollars of each window of the current cycle above ``least`` and noise; may be negative.
 
-    A window counts no more than the one before it: a spike of one window is not drift (a wiki page's traffic
-    rose tenfold for a week, and retraining on it cost 46 % of the optimum).
+    A window counts at most as much as the one before it, as a spike of one window is not drift (a wiki page's
+    traffic rose tenfold for a week, and retraining on it cost 46 % of the optimum).
     """
     cycle, bar = cycles[-1], least + noise(cycles)
     return [0.0 if age < SETTLE else min(cycle[age - 1 : age + 1]) - bar for age in range(len(cycle))]
 
 
 def lost(steps: Sequence[float]) -> float:
-    """Sum ``steps`` since it was last 0, as in a CUSUM: better windows pay back, down to 0."""
+    """Sum ``steps`` since the sum was last 0, as in a CUSUM: better windows pay back, down to 0."""
     found = 0.0
     for step in steps:
         found = max(0.0, found + step)
@@ -118,9 +118,9 @@ def lost(steps: Sequence[float]) -> float:
 
 
 def credit(cycles: Cycles, memory: int) -> float:
-    """Return the share of past retrainings' promised benefit that came true, 0.1 to 1; 1 without any.
+    """Return the share of past retrainings' expected benefit that came true, 0.1 to 1; 1 without any.
 
-    The promise is the loss before a retraining above fresh, what came is the loss before above after.
+    Expected is the loss before a retraining above fresh; the actual benefit is the loss before above after.
     """
     kept, promises, back = 1.0, 1, 0
     for number in range(len(cycles) - 1, 0, -1):
@@ -138,9 +138,9 @@ def credit(cycles: Cycles, memory: int) -> float:
 def res(cycles: Cycles, terms: Terms) -> tuple[bool, str, Facts]:
     """Apply the Retraining-Efficiency Score: benefit / (benefit + cost) >= lambda, benefit estimated first.
 
-    The benefit is what the stale model has cost already (which alone would be ski rental) or what it will
-    cost over ``horizon``, whichever is more. lambda is 1/2 while retrainings keep their promises, and
-    1 / (1 + credit) when they brought only that share: then benefit x credit >= cost.
+    The benefit is what the stale model has cost already (by itself, ski rental) or what it will cost over
+    ``horizon``, whichever is larger. lambda is 1/2 if past retrainings brought their expected benefit, and
+    1 / (1 + credit) if only that share: then benefit x credit >= cost.
     """
     above = excess(cycles, next_fresh(cycles))
     benefit = max(lost(above), above[-1] * terms.horizon, 0.0)
@@ -154,7 +154,7 @@ def res(cycles: Cycles, terms: Terms) -> tuple[bool, str, Facts]:
 
 
 def drift(cycles: Cycles) -> list[float]:
-    """Measure how far each window moved from the first, in dollars; drift adds up over retrainings."""
+    """Return how far each window moved from the first, in dollars; drift adds up over retrainings."""
     path, moved = [], 0.0
     for number in range(1, len(cycles) + 1):
         steps = [moved + max(0.0, step) for step in excess(cycles[:number], fresh(cycles[:number]))]
@@ -165,7 +165,7 @@ def drift(cycles: Cycles) -> list[float]:
 
 def replayed(path: Sequence[float], least: float, cost: float, cumulative: bool) -> float:
     """Replay ``path``: its cost above fresh when retraining at ``least`` dollars lost."""
-    losses = np.maximum(0.0, np.subtract.outer(path, path).T)  # [r, t] is how far t has moved from r
+    losses = np.maximum(0.0, np.subtract.outer(path, path).T)  # [r, t] is the drift from r to t
     start, gone, plan = 0, 0.0, []
     for window in range(len(path) - 1):
         gone = losses[start, window] + (gone if cumulative else 0.0)
@@ -178,8 +178,8 @@ def replayed(path: Sequence[float], least: float, cost: float, cumulative: bool)
 def cara(cycles: Cycles, terms: Terms, cumulative: bool) -> tuple[bool, str, Facts]:
     """Apply cost-aware retraining (arXiv 2310.04216): staleness, of a window or summed, against a threshold.
 
-    The threshold is what would have been cheapest over the last ``memory`` windows, replayed on their drift;
-    the highest of equals, because a retraining that does not pay is one too many.
+    The threshold is the one that would have been cheapest over the last ``memory`` windows, replayed on their
+    drift; of equal ones the highest, to avoid useless retrainings.
     """
     path = drift(cycles)[-terms.memory :]
     least = min(
@@ -196,9 +196,9 @@ def cara(cycles: Cycles, terms: Terms, cumulative: bool) -> tuple[bool, str, Fac
 def ski_rental(cycles: Cycles, terms: Terms, share: float, bound: float) -> tuple[bool, str, Facts]:
     """Retrain once the loss above fresh since the last retraining has reached ``share`` of a retraining.
 
-    ``bound`` times the cheapest in retrospect is the most that loss and retraining of a cycle cost, if loss
-    stays away after retraining: 2 for share 1, e/(e-1) expected for a share drawn with density e^z/(e-1)
-    (Karlin et al. 1994). Noise is not taken off, so that the bound holds for what was measured.
+    A cycle's loss and retraining cost at most ``bound`` times the cheapest in retrospect, if retraining
+    removes the loss: 2 for share 1, e/(e-1) expected for a share drawn with density e^z/(e-1) (Karlin et al.
+    1994). Noise is not subtracted, so that the bound holds for what was measured.
     """
     cycle, least = cycles[-1], fresh(cycles)
     rent = sum(max(0.0, loss - least) for loss in cycle[SETTLE:])
@@ -215,7 +215,7 @@ def drawn_share(seed: int, cycle: int) -> float:
 
 
 def detected(detector: PageHinkley | ADWIN, values: Sequence[float]) -> bool:
-    """Tell whether ``detector`` found a change in ``values`` after which they were higher."""
+    """Tell whether ``detector`` found a change to higher ``values``."""
     for number, value in enumerate(values):
         detector.update(value)  # type: ignore[no-untyped-call]
         if detector.drift_detected and value > np.mean(values[: number + 1]):
@@ -238,9 +238,9 @@ def page_hinkley(cycles: Cycles, terms: Terms) -> tuple[bool, str, Facts]:
 
 
 def adwin(cycles: Cycles, terms: Terms) -> tuple[bool, str, Facts]:
-    """Run ADWIN (river) on each window; its bound holds for values of 0 to 1, one a prediction.
+    """Run ADWIN (river) on each window; its bound holds for single predictions with values from 0 to 1.
 
-    On means of whole windows the bound is far too careful: at a confidence of 0.05 it saw no rise by 15
+    For means of windows the bound is far too conservative: at a confidence of 0.05 it missed a rise by 15
     standard deviations in 28 windows, hence 0.5.
     """
     highest = max(max(cycle) for cycle in cycles)

@@ -1,4 +1,4 @@
-"""The report of a decision."""
+"""Write the report of a decision."""
 
 from deepcuts.components.core import escape
 from deepcuts.components.core.markdown import table
@@ -6,7 +6,7 @@ from deepcuts.components.retrain.windows import Decision
 
 
 def markdown(decision: Decision, now: bool) -> str:
-    """Return the decision, the figures behind it, and what every other policy would have said."""
+    """Return the decision, its figures, and what every other policy would have said."""
     seen, lost = decision.seen, decision.cycle_usd
     head = "Retrain" if decision.retrain else "Do not retrain"
     again = (

@@ -1,9 +1,9 @@
-"""Start: a Job of a CronJob's template, much as ``kubectl create job --from`` makes one: a link of a chain.
+"""Start the next Job of a chain from a CronJob's template, like ``kubectl create job --from``.
 
 ``python -m deepcuts.components.retrain.start CRONJOB TITLE WINDOW PULLED``, where ``PULLED`` is the receipt
-of pulling the release in service. Pods of the new Job have the labels ``deepcuts-window``, by which the
-places of their artifacts are named, and ``deepcuts-release``: a chain trains and judges against one version,
-whatever is released meanwhile. Unlike kubectl's, the Job does not belong to the CronJob and outlives it.
+of pulling the release in service. Pods of the new Job have the labels ``deepcuts-window``, which names their
+artifacts' places, and ``deepcuts-release``, so that a chain trains and judges against one version even if
+another one is released meanwhile. Unlike kubectl's, the Job does not belong to the CronJob and outlives it.
 """
 
 import sys
@@ -26,11 +26,11 @@ FINAL = (api_server.FORBIDDEN, api_server.NOT_FOUND, *api_server.REFUSED)
 def start(
     cronjob: str, title: str, labels: dict[str, str], outage_seconds: float = api_server.OUTAGE_SECONDS
 ) -> bool:
-    """Make the Job ``title`` in this pod's namespace; False where an earlier attempt has made it.
+    """Create the Job ``title`` in this pod's namespace; return False if an earlier attempt created it.
 
     Raises:
-        ValueError: no such CronJob, no right to start it, or a Job that the server refuses.
-        StoreError: the API server stays away, or the quota of Jobs stays used up.
+        ValueError: the CronJob does not exist or may not be started, or the server refuses the Job.
+        StoreError: the API server is unreachable, or the quota of Jobs stays used up.
     """
     namespace, api = api_server.connect(""), client.BatchV1Api()
 
@@ -57,7 +57,7 @@ def start(
 
 
 def job_of(template: Any, title: str, labels: dict[str, str]) -> client.V1Job:
-    """Make the Job of a CronJob's template (V1JobTemplateSpec), with more labels on it and its pods."""
+    """Make the Job of a CronJob's template (V1JobTemplateSpec), with additional labels on it and its pods."""
     pod = template.spec.template.metadata
     pod.labels = (pod.labels or {}) | labels
     metadata = client.V1ObjectMeta(name=title, labels=(template.metadata.labels or {}) | labels)
@@ -65,7 +65,7 @@ def job_of(template: Any, title: str, labels: dict[str, str]) -> client.V1Job:
 
 
 def main(words: list[str]) -> int:
-    """Return the exit code; the problem is on stderr."""
+    """Run the command; return its exit code. Errors go to stderr."""
     cronjob, title, window, pulled = words
     try:
         release = step_facts.of(PullFacts, Path(pulled)).version

@@ -53,12 +53,11 @@ def retrain(
     report: Path,
     retrain: Path,
 ) -> Facts:
-    """Decide by ``policy`` whether to retrain ``service`` after ``window``; the ``store`` keeps the decision.
+    """Decide by ``policy`` whether to retrain ``service`` after ``window``; keep the decision in ``store``.
 
-    A window is decided once: asking again returns the first decision, and retrains only if it is the same
-    ``run`` with the same model in service. While a retraining may be under way (``lease_hours``), no other
-    begins; neither does one for a window older than the newest decided one. component.py describes each
-    argument.
+    A window is decided once: another call returns the first decision, and retrains only for the same ``run``
+    and model in service. While a retraining may be under way (``lease_hours``), no other begins, nor does one
+    for a window older than the newest decided one. component.py describes the arguments.
 
     Raises:
         ValueError: the metric was not measured, or the cost of a retraining is unknown.
@@ -130,15 +129,15 @@ def decide(book: WindowLog, seen: Window, policy: Policy, terms: Terms, lease_se
 
 
 def loss_of(card: Scorecard, metric: Metric) -> float:
-    """Return the mean of ``metric`` as a loss: lower is better.
+    """Return the mean of ``metric`` as a loss, where lower is better.
 
     Raises:
-        ValueError: it was not measured.
+        ValueError: the metric was not measured.
     """
     interval: Interval | None = getattr(card, metric)
     if interval is None:
         raise ValueError(
-            f"the scorecard has no {metric}: add it to evaluate's measures, or take another metric"
+            f"the scorecard has no {metric}: add it to evaluate's measures, or use another metric"
         )
     return interval.mean if scorecards.LOWER_IS_BETTER[metric] else 1 - interval.mean
 
@@ -149,7 +148,7 @@ def ledger_usd(uri: str) -> float:
     Raises:
         ValueError: there is no URI, or part of the total is unknown.
         DataError: it is not a ledger.
-        FileNotFoundError: there is nothing.
+        FileNotFoundError: there is nothing at the URI.
     """
     folder, _, name = uri.rpartition("/")
     if not folder:

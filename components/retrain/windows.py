@@ -1,7 +1,7 @@
-"""What the store knows of a service: one decision a window, one lease a paid retraining.
+"""A service's records in the store: one decision per window, one lease per paid retraining.
 
-Under ``retraining/<service>/``: ``windows/<window>.json`` and ``leases/<number>.json``, written once, never
-changed. Windows are ordered by name, so that neither clocks nor the order of triggers count.
+Under ``retraining/<service>/``: ``windows/<window>.json`` and ``leases/<number>.json``, written once and
+never changed. Windows are ordered by name, so that neither clocks nor the order of triggers matter.
 """
 
 import datetime
@@ -18,20 +18,20 @@ from deepcuts.components.retrain.policies import Advice, Policy
 
 
 class Window(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a model did in one window."""
+    """A model's result in one window."""
 
     service: str
     window: str
     run: str
     """The run that decided; only it retrains."""
     at: str
-    """When it looked: UTC, ISO 8601."""
+    """Time of the decision: UTC, ISO 8601."""
     model_digest: str
-    """Of the model that served."""
+    """Digest of the model that served."""
     loss: float
-    """Lower is better: nats an answer token, or the share of wrong answers."""
+    """Lower is better: nats per answer token, or the share of wrong answers."""
     usd_lost: float
-    """``loss`` x value of a unit x predictions, at the prices of the window."""
+    """``loss`` x value of a unit x predictions, at the window's prices."""
 
 
 class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -42,12 +42,12 @@ class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     policy: Policy
     why: str
     cost_usd: float
-    """Of the retraining that was decided on."""
+    """Cost of the retraining in question."""
     numbers: Facts
     cycle_usd: list[float]
-    """Dollars lost, window by window, since the last retraining."""
+    """Dollars lost in each window since the last retraining."""
     alternatives: list[Advice]
-    """What every policy says to the same windows."""
+    """What every policy says about the same windows."""
 
 
 class WindowLease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,11 +56,11 @@ class WindowLease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     window: str
     run: str
     model_digest: str
-    """Of the model to be replaced."""
+    """Digest of the model to be replaced."""
     taken_at: records.Moment
 
     def __post_init__(self) -> None:
-        """Check the time; a decoder reports it."""
+        """Check the time; a decoder reports the error."""
         records.check_moment(self.taken_at)
 
 
@@ -83,11 +83,11 @@ class WindowLog:
         return [self._read(key, WindowLease) for key in self._store.list(f"{self._prefix}/leases/")]
 
     def decide(self, decision: Decision) -> Decision:
-        """Store ``decision``; returns it, or the one on its window that was there first."""
+        """Store ``decision``; return it, or an earlier one on the same window."""
         return self._first(f"windows/{decision.seen.window}", decision)
 
     def lease(self, leases: Sequence[WindowLease], seen: Window, lease_seconds: float) -> WindowLease:
-        """Take a lease for this window, or return the one that blocks it: of ``leases``, or a rival's."""
+        """Take a lease for this window, or return the one that blocks it: one of ``leases``, or a rival's."""
         for lease in leases:
             if lease.window == seen.window or held(lease, seen, lease_seconds):
                 return lease
@@ -104,18 +104,18 @@ class WindowLog:
 
 
 def held(lease: WindowLease, seen: Window, lease_seconds: float) -> bool:
-    """Tell whether the retraining of ``lease`` may still be under way: no new model yet, and recent.
+    """Tell whether the retraining of ``lease`` may still be under way: recent, and no new model yet.
 
-    A clock that was set back leaves it held.
+    With a clock set back, the lease stays held.
     """
     age = datetime.datetime.fromisoformat(seen.at) - datetime.datetime.fromisoformat(lease.taken_at)
     return lease.model_digest == seen.model_digest and age.total_seconds() < lease_seconds
 
 
 def cycles(seen: Sequence[Window], leases: Sequence[WindowLease]) -> list[list[float]]:
-    """Return dollars lost, one list per stretch of one model; a paid retraining ends a stretch too.
+    """Return dollars lost, one list per stretch of one model; a paid retraining also ends a stretch.
 
-    If the new model was refused, the old one's windows start again from 0: their loss has been acted on once.
+    If the new model was refused, the old one's windows start again from 0, as their loss was acted on once.
     """
     paid = {lease.window for lease in leases}
     found: list[list[float]] = []

@@ -1,4 +1,4 @@
-"""Spending the budget: from rows in order of worth to rows that are kept."""
+"""Spend the budget: choose the rows to keep from rows in order of value."""
 
 import hashlib
 from collections.abc import Sequence
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 def fill(
     order: Sequence[int], lengths: Sequence[int], labels: Sequence[str | None], budget_tokens: int
 ) -> list[int]:
-    """Return the rows kept, ascending: the best of each label first, then by ``order`` what still fits.
+    """Return the rows kept, ascending: the best of each label first, then those that still fit, by ``order``.
 
-    So no class is emptied, unless the budget is too small for one example of each.
+    So no class is lost, unless the budget is too small for one example of each.
     """
     best: dict[str | None, int] = {}
     for row in order:
@@ -24,5 +24,5 @@ def fill(
 
 
 def shuffled(ids: Sequence[str], seed: int) -> list[int]:
-    """Shuffle all rows by ids and seed only, independent of the order of the file."""
+    """Shuffle all rows by ids and seed, independently of the order in the file."""
     return sorted(range(len(ids)), key=lambda row: hashlib.sha256(f"{seed} {ids[row]}".encode()).digest())

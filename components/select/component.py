@@ -26,22 +26,22 @@ def select(
     """Keep the examples worth their tokens: no duplicates, no leaks, the best under a budget.
 
     Args:
-        base: The model whose tokenizer counts and whose states and losses compare.
+        base: The model whose tokenizer, states and losses are used.
         corpus: Examples to choose from (JSONL).
-        valid: Examples to steer by: leaks of them are removed, target chooses what is like them.
-        test: Examples to judge by: leaks of them are removed.
+        valid: Examples to steer by: their leaks are removed, target chooses similar ones.
+        test: Examples to judge by: their leaks are removed.
         cut: The examples kept, in the order of the corpus (JSONL).
         dropped: The others, with reason and the example kept in their place (JSONL).
         report: What was dropped and why, with examples.
-        receipt: What it took, scoring passes included.
+        receipt: What it took, including scoring passes.
         method: deduplicate-only, random, coverage, target or loss.
-        budget_tokens: Most tokens to keep; 0 with deduplicate-only, or with random to keep all.
-        near_threshold: Jaccard similarity of 5-byte shingles from which on two texts are one.
-        word_threshold: Jaccard similarity of sets of words, in whatever order, from which on they are one; 1
-            for never: the words of "Ann is older than Bob" are those of "Bob is older than Ann".
-        semantic_threshold: Cosine of the base model's states from which on they are one; 1 for never.
-        embedder_uri: A sentence-transformers model to compare by; empty for the base.
-        seed: Of the random choice.
+        budget_tokens: Maximum tokens to keep; 0 with deduplicate-only, or with random to keep all.
+        near_threshold: Jaccard similarity of 5-byte shingles from which texts are duplicates.
+        word_threshold: The same for sets of words, in any order; 1: never, as order has meaning:
+            "Ann is older than Bob" has the words of "Bob is older than Ann".
+        semantic_threshold: The same for the cosine of the base model's states; 1: never.
+        embedder_uri: A sentence-transformers model to use instead; empty for the base.
+        seed: Seed of the random choice.
     """
     return container(
         "deepcuts.components.select.step",

@@ -1,4 +1,4 @@
-"""Coverage: examples that together are near all others (facility location, lazy greedy)."""
+"""Coverage: choose examples that together are near all others (facility location, lazy greedy)."""
 
 import heapq
 from collections.abc import Sequence
@@ -8,15 +8,15 @@ import numpy as np
 from deepcuts.components.select.representations import Vectors
 
 WITNESSES = 4096
-"""Examples that are to be covered, drawn where there are more: a pick costs witnesses x width then."""
+"""Maximum examples to cover; of more, a sample is drawn, so that a pick costs witnesses x width."""
 BLOCK = 1024
 
 
 def coverage(unit: Vectors, lengths: Sequence[int], budget_tokens: int, seed: int) -> list[int]:
-    """Order all rows, best first: each adds the most cover per token, given those before (Minoux 1978).
+    """Order all rows, best first: each adds the most coverage per token to the previous ones (Minoux 1978).
 
-    The cover is the sum over witnesses of their best cosine to a picked row, 0 at least. Rows that the budget
-    does not reach follow in the order of what they last promised.
+    Coverage is the sum over witnesses of their best cosine to a picked row, at least 0. Rows beyond the
+    budget follow in the order of their last known gain.
     """
     witnesses = unit
     if len(unit) > WITNESSES:
@@ -36,7 +36,7 @@ def coverage(unit: Vectors, lengths: Sequence[int], budget_tokens: int, seed: in
         _, row = heapq.heappop(queue)
         now = np.maximum(covered, witnesses @ unit[row])
         gain = float((now - covered).sum()) / lengths[row]
-        if queue and -gain > queue[0][0]:  # what was promised can only have shrunk: look again later
+        if queue and -gain > queue[0][0]:  # gains can only shrink, so check again later
             heapq.heappush(queue, (-gain, row))
             continue
         covered = now

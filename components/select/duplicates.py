@@ -1,4 +1,4 @@
-"""What an Example says, which of two equal ones stays, and exact duplicates after normalisation."""
+"""Find exact duplicates after normalisation, and decide which of two to keep."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,28 +9,28 @@ from deepcuts.components.core.examples import Example
 
 
 class Match(NamedTuple):
-    """A row that is not needed because of another."""
+    """A row that is a duplicate of another."""
 
     row: int
     of: int
-    """The row that stays in its place."""
+    """The row kept in its place."""
     similarity: float
-    """In the measure of the search that found it; 1 for an exact copy."""
+    """Similarity by the search that found it; 1 for an exact copy."""
 
 
 def text(example: Example) -> str:
-    """Return the text to compare: all turns, normalised; without the answer where that is the label.
+    """Return the text to compare: all turns, normalised, without the answer if that is the label.
 
-    Normalised by ``examples.plain``, as ingest compares splits. Calls of tools are part of what is said.
+    Normalised by ``examples.plain``, as in ingest's comparison of splits. Tool calls are part of the text.
     """
     turns = example.messages if example.label is None else example.messages[:-1]
     return examples.plain(" ".join(examples.said(message) for message in turns))
 
 
 def by_preference(records: Sequence[Example]) -> list[int]:
-    """Sort all rows so that of two duplicates the one to keep comes first: longer answer, then longer text.
+    """Sort rows so that of two duplicates the one to keep comes first: longer answer, then longer text.
 
-    Ties go by a hash of the id, so the order of the file does not matter.
+    Ties are broken by a hash of the id, so the order in the file does not matter.
     """
     return sorted(range(len(records)), key=lambda row: _preference(records[row]))
 
@@ -43,7 +43,7 @@ def exact(texts: Sequence[str], labels: Sequence[str | None]) -> list[Match]:
 
 
 def conflicts(texts: Sequence[str], labels: Sequence[str | None]) -> int:
-    """Find texts that have more than one label."""
+    """Count the texts that have more than one label."""
     pairs = set(zip(texts, labels, strict=True))
     return len(pairs) - len({said for said, _ in pairs})
 

@@ -1,4 +1,4 @@
-"""A sentence-transformers model in place of the base's states."""
+"""Embed texts with a sentence-transformers model in place of the base's states."""
 
 import tempfile
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ from deepcuts.components.fetch import safety, sources
 from deepcuts.components.select.representations import Vectors
 
 CHUNK = 1024
-"""Texts sorted by length together: sixteen batches, padded little."""
+"""Texts sorted by length together: sixteen batches with little padding."""
 
 
 class Embedder:
-    """The sentence-transformers model at ``uri``, which is as ``fetch`` takes it.
+    """The sentence-transformers model at ``uri``, in the form that ``fetch`` accepts.
 
     Raises:
-        ValueError, FileNotFoundError, StoreError: as fetch.
-        DataError: it is no such model, or would bring code along.
+        ValueError, FileNotFoundError, StoreError: as in fetch.
+        DataError: it is not such a model, or needs code.
     """
 
     def __init__(self, uri: str) -> None:
@@ -33,7 +33,7 @@ class Embedder:
             safety.check_model(folder)
             if not (folder / "modules.json").is_file():
                 raise DataError(
-                    f"{uri} has no modules.json, so it is no sentence-transformers model: save it with "
+                    f"{uri} has no modules.json, so it is not a sentence-transformers model: save it with "
                     "SentenceTransformer.save_pretrained, or leave embedder_uri empty to use the base"
                 )
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -44,7 +44,7 @@ class Embedder:
     def embed(self, texts: Sequence[str], embedded: Heard) -> Vectors:
         """Embed texts, (texts, width), float32; texts beyond the model's longest sequence are truncated.
 
-        ``embedded`` is called with how many more are done.
+        ``embedded`` is called with the number newly done.
         """
         vectors = []
         for start in range(0, len(texts), CHUNK):

@@ -1,6 +1,6 @@
-"""Near-duplicates: MinHash LSH finds candidates, exact Jaccard similarity decides.
+"""Find near-duplicates: MinHash LSH finds candidates, exact Jaccard similarity decides.
 
-Similarity is that of the sets that a View makes of the texts. No row is compared with all others: time and
+Similarity is between the sets that a View makes from texts. No row is compared with all others, so time and
 memory grow with the rows and their candidates.
 Source: Broder 1997; Leskovec et al., Mining of Massive Datasets, 3.4.
 """
@@ -17,24 +17,24 @@ from deepcuts.components.select.duplicates import Match
 from deepcuts.components.select.views import MIX, Hashes, View
 
 PERMUTATIONS = 64
-"""An estimate's standard error is at most 0.5 / 8 = 0.0625; it only sorts out, it does not decide."""
+"""An estimate's standard error is at most 0.5 / 8 = 0.0625; estimates only filter, they do not decide."""
 SLACK = 0.2
-"""A candidate whose estimate is this far below the threshold is not looked at: 3.2 standard errors."""
+"""Candidates whose estimate is this far below the threshold, 3.2 standard errors, are skipped."""
 CHUNK_CHARACTERS = 2**20
-"""Text hashed at a time: about 65 MB of shingles of ASCII, three times that of Chinese."""
+"""Text hashed at a time: about 65 MB of shingles for ASCII, three times that for Chinese."""
 MAX_OTHERS = 8
-"""Held-out rows of one bucket that a row is compared with."""
+"""Maximum held-out rows of one bucket to compare a row with."""
 
 
 class Bands(NamedTuple):
-    """How a signature is cut for LSH: rows with equal parts in any band are candidates."""
+    """Division of a signature for LSH: rows with equal parts in any band are candidates."""
 
     bands: int
     rows: int
     false_positive_rate: float
-    """Mean chance to become a candidate below the threshold; costs time only, Jaccard decides."""
+    """Mean probability of being a candidate below the threshold; it costs only time, as Jaccard decides."""
     false_negative_rate: float
-    """Mean chance to be missed at or above the threshold."""
+    """Mean probability of being missed at or above the threshold."""
 
 
 class Sketch(NamedTuple):
@@ -48,7 +48,7 @@ class Sketch(NamedTuple):
 
 
 def choose_bands(threshold: float) -> Bands:
-    """Choose bands that weigh a missed pair like nine useless comparisons; means over uniform similarity."""
+    """Choose bands, weighing a missed pair like nine useless comparisons, over uniform similarity."""
     grid = np.linspace(0, 1, 1001)
     below = grid < threshold
     best: tuple[float, Bands] | None = None
@@ -64,7 +64,7 @@ def choose_bands(threshold: float) -> Bands:
 
 
 def sketch(texts: Sequence[str], view: View) -> Sketch:
-    """Compute the MinHash signature of each text as ``view`` sees it."""
+    """Compute the MinHash signature of each text under ``view``."""
     signatures = np.empty((len(texts), PERMUTATIONS), dtype=np.uint32)
     for start, end in pairwise(_chunks(texts)):
         hashes, offsets = view.hashes(texts[start:end])
@@ -76,7 +76,7 @@ def sketch(texts: Sequence[str], view: View) -> Sketch:
 def near_duplicates(rows: Sketch, labels: Sequence[str | None], threshold: float) -> list[Match]:
     """Find rows within ``threshold`` of an earlier kept row of the same label.
 
-    Each is near the row that stays for it, not only near another dropped one.
+    Each is near the row kept in its place, not only near another dropped one.
     """
     groups = np.array([hash_label(label) for label in labels], dtype=np.uint64)
     stays: dict[int, Match] = {}
@@ -93,7 +93,7 @@ def near_duplicates(rows: Sketch, labels: Sequence[str | None], threshold: float
 
 
 def near_others(rows: Sketch, others: Sketch, threshold: float) -> list[Match]:
-    """Find rows within ``threshold`` of one of ``others``, sketched in one view; ``of`` indexes those."""
+    """Find rows within ``threshold`` of one of ``others`` in the same view; ``of`` is an index into those."""
     found: dict[int, Match] = {}
     pairs = _pairs_between(rows.signatures, others.signatures, choose_bands(threshold))
     estimates = _estimate(rows.signatures[pairs[:, 0]], others.signatures[pairs[:, 1]])
@@ -106,7 +106,7 @@ def near_others(rows: Sketch, others: Sketch, threshold: float) -> list[Match]:
 
 
 def jaccard(a: str, b: str, view: View) -> float:
-    """Return shared members over all members of two texts; 0 if both have none."""
+    """Return the Jaccard similarity of two texts; 0 if both are empty."""
     one, two = view.members(a), view.members(b)
     shared = len(one & two)
     return shared / max(1, len(one) + len(two) - shared)
@@ -122,7 +122,7 @@ def hash_label(label: str | None) -> int:
 
 
 def _chunks(texts: Sequence[str]) -> Iterator[int]:
-    """Return where runs of about CHUNK_CHARACTERS begin, and the end."""
+    """Yield where chunks of about CHUNK_CHARACTERS begin, and the end."""
     size = 0
     yield 0
     for row, text in enumerate(texts, start=1):
@@ -146,11 +146,11 @@ def _band_keys(signatures: NDArray[np.uint32], bands: Bands, groups: Hashes) -> 
 def _pairs_within(signatures: NDArray[np.uint32], groups: Hashes, bands: Bands) -> NDArray[np.int64]:
     """Return sorted (row, earlier row): each row with the first of its bucket and the one before it.
 
-    Not with all of its bucket: that would be quadratic where one text occurs a thousand times.
+    Not with all of its bucket, which would be quadratic if one text occurs a thousand times.
     """
     found: Hashes = np.empty(0, dtype=np.uint64)
     for keys in _band_keys(signatures, bands, groups):
-        order = np.argsort(keys, kind="stable")  # equal keys stay in the order of the rows
+        order = np.argsort(keys, kind="stable")  # equal keys keep the order of rows
         same = np.concatenate([[False], keys[order][1:] == keys[order][:-1]])
         heads = order[np.maximum.accumulate(np.where(same, 0, np.arange(len(order))))]
         later = order[same].astype(np.uint64) << np.uint64(32)

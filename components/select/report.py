@@ -1,4 +1,4 @@
-"""What was dropped and why, as records and as a page."""
+"""Report what was dropped and why, as records and as a page."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,21 +15,21 @@ REASONS = {
     "leak": "Occurs, or nearly, in valid or test",
     "near_duplicate": "Nearly the same text, same label",
     "reordered": "Nearly the same words in any order, same label",
-    "semantic_duplicate": "Says the same to the base model, same label",
-    "budget": "Worth less than what was kept under the budget",
+    "semantic_duplicate": "Same meaning to the base model, same label",
+    "budget": "Worth less than the examples kept under the budget",
 }
 SHOWN = 5
 
 
 class Dropped(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One Example that was not kept."""
+    """An Example that was not kept."""
 
     id: str
     reason: str
     tokens: int
     text: str
     of: str | None = None
-    """Id of the Example that stays for it, or that it leaks."""
+    """Id of the Example kept in its place, or leaked by it."""
     of_text: str | None = None
     similarity: float | None = None
 
@@ -41,8 +41,8 @@ def markdown(facts: Facts, searches: Mapping[str, Bands], dropped: Sequence[Drop
         f"{escape.markdown(verdicts.read(facts)[0].reason)}.",
         table(("what", "examples", "tokens"), _rows(facts, dropped), right=(1, 2)),
         *(_search(reason, bands) for reason, bands in searches.items()),
-        "Exact Jaccard similarity then decides, so what is dropped is as similar as said. Of duplicates the "
-        "one with the longest answer stays, then the longest text.",
+        "Exact Jaccard similarity then decides, so dropped rows are as similar as stated. Of duplicates the "
+        "one with the longest answer is kept, then the longest text.",
         f"{facts['label_conflicts']:,} texts have more than one label; labels are never merged. "
         f"{facts['labels_lost']:,} labels lost all their examples.",
     ]

@@ -1,4 +1,4 @@
-"""Examples as directions: what the base model makes of them, pooled over their tokens."""
+"""Represent examples as directions: the base model's states, pooled over tokens."""
 
 from collections.abc import Sequence
 
@@ -18,8 +18,8 @@ Vectors = NDArray[np.float32]
 def embed(network: PreTrainedModel, data: Sequence[Rendered], embedded: Heard = unheard) -> Vectors:
     """Average the last hidden states; position i of n weighs i / (1 + ... + n), so later ones more.
 
-    ``embedded`` is called with how many more are done.
-    So a causal model's first tokens, which have seen nothing, count little (Ivison et al. 2025, RDS+).
+    ``embedded`` is called with the number newly done. A causal model's first tokens, which have seen little,
+    count little (Ivison et al. 2025, RDS+).
     """
     lengths = [len(rendered.ids) for rendered in data]
     vectors = np.empty((len(data), network.config.hidden_size), dtype=np.float32)
@@ -30,7 +30,7 @@ def embed(network: PreTrainedModel, data: Sequence[Rendered], embedded: Heard = 
             ids = torch.zeros(len(batch), width, dtype=torch.long)
             for place, i in enumerate(batch):
                 ids[place, : lengths[i]] = torch.tensor(data[i].ids)
-            # right padding needs no mask: nothing looks ahead
+            # right padding needs no mask, as nothing looks ahead
             states = network.base_model(
                 input_ids=ids.to(network.device), use_cache=False
             ).last_hidden_state.float()

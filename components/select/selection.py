@@ -1,4 +1,4 @@
-"""One selection at work: what is left, what was dropped and why, what it took."""
+"""State of a selection: remaining rows, dropped ones with reasons, and costs."""
 
 import math
 import time
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from deepcuts.components.select.embedder import Embedder
 
 CHUNK = 8192
-"""Examples rendered for a pass: the token ids of a million at once are gigabytes as Python lists."""
+"""Examples rendered at a time, as the token ids of a million are gigabytes as Python lists."""
 
 
 class Selection:
-    """``records`` in the order of preference; ``rows`` are those still in."""
+    """``records`` in the order of preference; ``rows`` are the remaining ones."""
 
     def __init__(self, base: Path, embedder_uri: str, records: Sequence[Example]) -> None:
         self.base, self.embedder_uri, self.records = base, embedder_uri, records
@@ -55,12 +55,12 @@ class Selection:
     def drop_duplicates(
         self, near_threshold: float, word_threshold: float, held: Sequence[Example]
     ) -> dict[str, Bands]:
-        """Drop exact duplicates, what is (nearly) among ``held`` under any label, and near-duplicates.
+        """Drop exact duplicates, rows (nearly) in ``held`` under any label, and near-duplicates.
 
-        First by shingles, then, with a ``word_threshold`` below 1, by words; returns each search's bands.
+        First by shingles, then, with a ``word_threshold`` below 1, by words; return each search's bands.
 
         Raises:
-            DataError: everything left is among ``held``.
+            DataError: all remaining rows are in ``held``.
         """
         searches = {"near_duplicate": (SHINGLES, near_threshold)}
         if word_threshold < 1:
@@ -88,7 +88,7 @@ class Selection:
         return {reason: near.choose_bands(threshold) for reason, (_, threshold) in searches.items()}
 
     def drop_semantic(self, threshold: float) -> None:
-        """Drop what means the same to the base model under the same label."""
+        """Drop rows that mean the same to the base model and have the same label."""
         vectors = self._embedded()
         with self._timed("semantic_seconds"):
             unit = directions(vectors, vectors.mean(0))
@@ -122,7 +122,7 @@ class Selection:
             return coverage(unit, [self.lengths[row] for row in self.rows], budget_tokens, seed)
 
     def target(self, wanted: Sequence[Example]) -> list[int]:
-        """Order by similarity; raises DataError if there is nothing to be like, or no word in common."""
+        """Order by similarity to ``wanted``; raises DataError if it is empty or shares no word."""
         words = {word for record in wanted for word in duplicates.text(record).split()}
         if words.isdisjoint(word for text in self._texts() for word in text.split()):
             raise DataError(
@@ -173,7 +173,7 @@ class Selection:
         return [self.labels[row] for row in self.rows]
 
     def _drop(self, reason: str, found: Sequence[Match], others: Sequence[Example] | None) -> list[int]:
-        """Take ``found`` out, whose ``of`` counts in ``others``; returns which places among ``rows`` stay."""
+        """Drop ``found``, whose ``of`` is an index into ``others``; return the positions left in ``rows``."""
         for match in found:
             row = self.rows[match.row]
             record = self.records[row]
@@ -222,7 +222,7 @@ class Selection:
 
     @cached_property
     def _embedder(self) -> "Embedder":
-        from deepcuts.components.select.embedder import Embedder  # one CPU-second more, where it is wanted
+        from deepcuts.components.select.embedder import Embedder  # takes a CPU-second to import
 
         return Embedder(self.embedder_uri)
 

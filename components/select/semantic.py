@@ -1,4 +1,4 @@
-"""Semantic near-duplicates: examples whose directions point the same way (SemDeDup, Abbas et al. 2023)."""
+"""Find semantic near-duplicates: examples with nearly equal directions (SemDeDup, Abbas et al. 2023)."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,9 +10,9 @@ from deepcuts.components.select.duplicates import Match
 from deepcuts.components.select.representations import Vectors
 
 EXACT_ROWS = 100_000
-"""Rows of one label up to which all pairs are compared; beyond, an index proposes the pairs. At 20,000 rows
-all pairs took 1.0 CPU-seconds at width 64 and 3.8 at 768, the index 3.4 and 36: about equal at 70,000 and
-190,000 rows."""
+"""Up to this many rows of one label all pairs are compared, beyond it those proposed by an index. At 20,000
+rows all pairs took 1.0 CPU-seconds at width 64 and 3.8 at 768, the index 3.4 and 36; they are about equal at
+70,000 and 190,000 rows."""
 CHUNK = 1024
 """Rows compared at a time: 1024 x 100,000 similarities are 400 MB."""
 NEIGHBOURS = 16
@@ -24,8 +24,8 @@ Rows = NDArray[np.int64]
 def semantic_duplicates(unit: Vectors, labels: Sequence[str | None], threshold: float) -> list[Match]:
     """Find rows with a cosine of at least ``threshold`` to an earlier kept row of the same label.
 
-    Up to EXACT_ROWS of a label none is missed. Beyond, pairs come from an HNSW graph (Malkov and Yashunin
-    2018), which may miss some, but proposes no wrong ones: the cosine itself decides.
+    Up to EXACT_ROWS of a label none is missed. Beyond, an HNSW graph (Malkov and Yashunin 2018) proposes
+    pairs and may miss some, but none is wrong, as the cosine decides.
     """
     groups: dict[str | None, list[int]] = {}
     for row, label in enumerate(labels):
@@ -67,7 +67,7 @@ def _within(unit: Vectors, rows: Rows, threshold: float) -> list[Match]:
 
 
 def _nearby(unit: Vectors, rows: Rows, threshold: float) -> list[Match]:
-    """Compare only pairs that the index proposes; a kept row stands in for those near its duplicates too."""
+    """Compare only pairs proposed by the index; a kept row also represents rows near its duplicates."""
     stays: dict[int, Match] = {}
     for row, near in _neighbours(unit, rows):
         for earlier in near:
@@ -80,11 +80,11 @@ def _nearby(unit: Vectors, rows: Rows, threshold: float) -> list[Match]:
 
 
 def _neighbours(unit: Vectors, rows: Rows) -> Iterator[tuple[int, list[int]]]:
-    """Return each row with the nearest rows before it, nearest first."""
+    """Yield each row with the nearest rows before it, nearest first."""
     index = Index(ndim=unit.shape[1], metric="ip", dtype="f32")
     for start in range(0, len(rows), CHUNK):
         chunk = rows[start : start + CHUNK]
-        index.add(chunk, unit[chunk], threads=1)  # one thread: the same graph, so the same cut, each time
+        index.add(chunk, unit[chunk], threads=1)  # one thread, for the same graph and cut each time
         matches = index.search(unit[chunk], NEIGHBOURS)
         assert isinstance(matches, BatchMatches)  # for a matrix
         for row, near, count in zip(chunk.tolist(), matches.keys.tolist(), matches.counts, strict=True):

@@ -1,4 +1,4 @@
-"""Select: keep the examples worth their tokens; no duplicates, nothing that is in valid or test (cut 12)."""
+"""Select: keep the examples worth their tokens, without duplicates and leaks of valid or test (cut 12)."""
 
 from pathlib import Path
 
@@ -33,19 +33,19 @@ def select(
     embedder_uri: str,
     seed: Seed,
 ) -> Facts:
-    """Write what of ``corpus`` is worth ``budget_tokens`` to ``cut``, the rest with reasons to ``dropped``.
+    """Write examples of ``corpus`` worth ``budget_tokens`` to ``cut``, others with reasons to ``dropped``.
 
-    Drop exact duplicates, examples (nearly) in ``valid`` or ``test``, near-duplicates
+    First drops exact duplicates, examples (nearly) in ``valid`` or ``test``, near-duplicates
     (``near_threshold``, Jaccard of shingles), reordered ones (``word_threshold``, Jaccard of sets of words,
     which are the same in "Ann is older than Bob" and "Bob is older than Ann") and semantic ones
-    (``semantic_threshold``, cosine of the base model's pooled states, or of what the sentence-transformers
-    model at ``embedder_uri`` says); a word or semantic threshold of 1 leaves them in and saves the pass. Then
-    ``method`` spends the budget: random, coverage, target (like ``valid``), loss (middling to the base);
-    deduplicate-only, and random with the budget 0, keep the rest.
+    (``semantic_threshold``, cosine of the base model's pooled states, or of the sentence-transformers model
+    at ``embedder_uri``); a word or semantic threshold of 1 skips that pass. Then ``method`` spends the
+    budget: random, coverage, target (similar to ``valid``), loss (medium for the base); deduplicate-only, and
+    random with budget 0, keep the rest.
 
     Raises:
-        ValueError: unknown method, or a budget that does not go with it or is below the shortest example.
-        DataError: no usable corpus, or scores that are not finite.
+        ValueError: the method is unknown, or the budget does not fit it or is below the shortest example.
+        DataError: the corpus is not usable, or scores are not finite.
     """
     check(method, budget_tokens)
     given = examples.read(corpus)
@@ -79,7 +79,7 @@ def check(method: str, budget_tokens: int) -> None:
 
 
 def spend(selection: Selection, method: str, budget_tokens: int, steered: list[Example], seed: int) -> None:
-    """Let ``method`` spend the budget; ``steered`` is what target resembles."""
+    """Spend the budget with ``method``; ``steered`` are the examples for target."""
     orders = {
         "random": lambda: selection.random(seed),
         "coverage": lambda: selection.coverage(budget_tokens, seed),
@@ -90,12 +90,12 @@ def spend(selection: Selection, method: str, budget_tokens: int, steered: list[E
 
 
 def verdict(method: str, budget_tokens: int, unique: int, kept: int) -> Verdict:
-    """Say what was kept, for the ledger's row of this cut."""
+    """Return what was kept, for the ledger's row of this cut."""
     if not budget_tokens:
-        return Verdict("select", "off", f"{ALL}: {kept} kept")
+        return Verdict("select", "off", f"{ALL}: {kept:,} kept")
     if kept == unique:
-        return Verdict("select", "off", f"{method}: budget above the corpus, all {kept} kept")
-    return Verdict("select", "applied", f"{method}: {kept} of {unique} unique kept")
+        return Verdict("select", "off", f"{method}: budget above the corpus, all {kept:,} kept")
+    return Verdict("select", "applied", f"{method}: {kept:,} of {unique:,} unique kept")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Target: examples like those that are to be done well (RDS+, Ivison et al. 2025)."""
+"""Target: choose examples similar to given ones (RDS+, Ivison et al. 2025)."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ def target(unit: Vectors, wanted: Vectors) -> list[int]:
     """Order all rows, best first: wanted rows take turns, each picks the most similar row left.
 
     Raises:
-        ValueError: too many of them for memory.
+        ValueError: there are too many for memory.
     """
     if len(unit) * len(wanted) > MAX_SIMILARITIES:
         raise ValueError(

@@ -1,9 +1,9 @@
-"""A text as a set, to compare by Jaccard similarity: of shingles, where order shows, or of words, where not.
+"""Represent texts as sets for Jaccard similarity: of shingles, which keep order, or of words, which do not.
 
-A shingle is 5 bytes of the text; every byte begins one (zeros follow the end), so one word changed in 200
-bytes leaves 0.9. A word is what is between spaces, without the punctuation around it: 3.5, -3 and don't
-stay what they are. Where no spaces are written (Chinese, Japanese, Thai) a sentence is one word, and only
-shingles find anything.
+A shingle is 5 bytes of the text, starting at every byte (padded with zeros), so one word changed in 200 bytes
+leaves 0.9. A word is the text between spaces without surrounding punctuation: 3.5, -3 and don't stay
+unchanged. In languages without spaces (Chinese, Japanese, Thai) a sentence is one word, and only shingles are
+useful.
 """
 
 import zlib
@@ -27,11 +27,11 @@ class View(NamedTuple):
     members: Callable[[str], Set[object]]
     """The set that represents a text."""
     hashes: Callable[[Sequence[str]], tuple[Hashes, Hashes]]
-    """(hashes of all members, one text after another; where each text's begin, and the end)."""
+    """(hashes of all members, text by text; offset of each text, and the end)."""
 
 
 def encode(text: str) -> bytes:
-    """Encode as UTF-8, broken surrogates too: JSON can hold them."""
+    """Encode as UTF-8, including lone surrogates, which JSON can hold."""
     return text.encode("utf-8", "surrogatepass")
 
 
@@ -57,13 +57,13 @@ def _shingle_hashes(texts: Sequence[str]) -> tuple[Hashes, Hashes]:
         hashes |= data[shift : size + shift].astype(np.uint64) << np.uint64(8 * shift)
     inside = np.ones(size, dtype=bool)
     ends = np.cumsum(lengths + gap) - gap
-    for shift in range(gap):  # shingles that begin in a gap belong to nobody; the last gap is cut off already
+    for shift in range(gap):  # drop shingles that start in a gap; the last gap is cut off already
         inside[ends[:-1] + shift] = False
     return _spread(hashes[inside]), _offsets(lengths)
 
 
 def _word_hashes(texts: Sequence[str]) -> tuple[Hashes, Hashes]:
-    checksum = cache(_checksum)  # most words come again: a fifth to a third faster
+    checksum = cache(_checksum)  # most words repeat: a fifth to a third faster
     rows = [list(filter(None, map(checksum, text.split()))) for text in texts]
     lengths = np.array([len(row) for row in rows], dtype=np.int64)
     hashes = np.fromiter(chain.from_iterable(rows), dtype=np.uint64, count=int(lengths.sum()))
@@ -71,7 +71,7 @@ def _word_hashes(texts: Sequence[str]) -> tuple[Hashes, Hashes]:
 
 
 def _checksum(part: str) -> int:
-    """Return CRC-32 of a word, 0 of none; ``hash`` would differ between processes."""
+    """Return the CRC-32 of a word, 0 if empty; ``hash`` would differ between processes."""
     return zlib.crc32(encode(_bare(part)))
 
 

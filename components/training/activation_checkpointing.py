@@ -1,4 +1,4 @@
-"""What gradient checkpointing takes and gives (cut 4): one row both ways, before the training begins."""
+"""Measure cost and gain of activation checkpointing (cut 4) on one row, before training begins."""
 
 import statistics
 import time
@@ -12,17 +12,17 @@ from deepcuts.components.training.batches import MicroBatch
 from deepcuts.components.training.blocks import kept_whole, saved_tensor_bytes
 
 ROUNDS = 3
-"""Pairs that are timed, after one that is not."""
+"""Timed pairs, after one warm-up."""
 
 
 class CheckpointingCost(NamedTuple):
-    """One row, forward and backward, with the Recipe's checkpointing over without; more rows are alike."""
+    """Forward and backward of one row with the Recipe's checkpointing, relative to without."""
 
     bytes_share: float
     seconds_ratio: float
 
     def facts(self, saved_bytes: int | None, train_seconds: float) -> Facts:
-        """Return the facts of a run that kept ``saved_bytes`` of a micro-batch and took ``train_seconds``."""
+        """Return the facts of a run that kept ``saved_bytes`` per micro-batch and took ``train_seconds``."""
         return {
             "saved_tensor_bytes_if_kept": saved_bytes and round(saved_bytes / self.bytes_share),
             "recompute_seconds": round(train_seconds * (1 - 1 / self.seconds_ratio), 3),
@@ -30,7 +30,7 @@ class CheckpointingCost(NamedTuple):
 
 
 def measure(loss: nn.Module, batch: MicroBatch) -> CheckpointingCost | None:
-    """Pass the first row of ``batch`` both ways in turn, no gradient left; None where it does not fit."""
+    """Time the first row of ``batch`` both ways, leaving no gradients; None if it does not fit in memory."""
     row = MicroBatch(*(tensor[:1].to(next(loss.parameters()).device) for tensor in batch))
     loss.train()
     pairs = []
@@ -39,7 +39,7 @@ def measure(loss: nn.Module, batch: MicroBatch) -> CheckpointingCost | None:
             with kept_whole(loss):
                 kept = _pass(loss, row)
             pairs.append((kept, _pass(loss, row)))
-    except torch.cuda.OutOfMemoryError:  # which is why activations are recomputed
+    except torch.cuda.OutOfMemoryError:  # the reason for checkpointing
         return None
     (kept_bytes, _), (recomputed_bytes, _) = pairs[0]
     ratio = statistics.median(again[1] / once[1] for once, again in pairs[1:])
@@ -47,7 +47,7 @@ def measure(loss: nn.Module, batch: MicroBatch) -> CheckpointingCost | None:
 
 
 def _pass(loss: nn.Module, row: MicroBatch) -> tuple[int, float]:
-    """Return (bytes autograd kept, seconds)."""
+    """Return (bytes kept by autograd, seconds)."""
     began = time.perf_counter()
     with saved_tensor_bytes(loss) as count:
         nats = loss(*row)

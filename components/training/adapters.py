@@ -1,4 +1,4 @@
-"""Adapt: what of a model a Recipe trains, as whole weights or as a LoRA adapter."""
+"""Prepare a model for training: choose the weights to train, or add a LoRA adapter."""
 
 import hashlib
 import warnings
@@ -22,17 +22,17 @@ from deepcuts.components.training.blocks import (
 from deepcuts.components.training.models import is_tied, resolve_precision, trainable
 
 ROUTERS = {"gate", "router", "shared_expert_gate", "wg"}
-"""What types call the layer that chooses a token's experts."""
+"""Names of the layer that chooses a token's experts."""
 INDEXER = ".indexer."
-"""In the names of layers that only choose which tokens are attended to (DeepSeek 3.2): no gradient there."""
+"""Part of the name of layers that only choose which tokens to attend to (DeepSeek 3.2): no gradient there."""
 SMALL_VOCABULARY = 32_768
-"""Up to here tied embeddings are trained with the adapter (``trainable_embeddings: auto``)."""
+"""Largest vocabulary whose tied embeddings are trained with the adapter (``trainable_embeddings: auto``)."""
 
 
 def adapt(model: PreTrainedModel, recipe: Recipe, device: torch.device) -> PreTrainedModel | PeftModel:
-    """Return the model as the Recipe trains it: all weights (``full``) but ``frozen`` ones, or LoRA.
+    """Prepare the model for the Recipe: all weights (``full``) except ``frozen`` ones, or a LoRA adapter.
 
-    Trained weights are float32 (Adam's steps vanish in 16 bits), frozen ones have the compute precision.
+    Trained weights are float32 (Adam's updates vanish in 16 bits); frozen ones have the compute precision.
     """
     if recipe.gradient_checkpointing:
         checkpoint_every(model, int(recipe.gradient_checkpointing))
@@ -47,9 +47,9 @@ def adapt(model: PreTrainedModel, recipe: Recipe, device: torch.device) -> PreTr
                 for parameter in module.parameters():
                     parameter.unfreezes = True  # type: ignore[attr-defined]
         return model
-    if not getattr(model, "is_loaded_in_4bit", False):  # then it was loaded with its compute precision
+    if not getattr(model, "is_loaded_in_4bit", False):  # a 4-bit model has its compute precision already
         model.to(dtype=resolve_precision(recipe.precision, device))
-    torch.manual_seed(recipe.seed)  # draws the adapter: runs of one seed start alike, of two seeds not
+    torch.manual_seed(recipe.seed)  # for the adapter's initialization
     whole = trains_embeddings(model, recipe)
     config = LoraConfig(
         r=recipe.lora_rank,
@@ -61,20 +61,20 @@ def adapt(model: PreTrainedModel, recipe: Recipe, device: torch.device) -> PreTr
         modules_to_save=_embeddings_and_norms(model) if whole else None,
         trainable_token_indices=None if whole else _new_rows(model, recipe),
         ensure_weight_tying=is_tied(model) and (whole or bool(recipe.new_token_ids)),
-        fan_in_fan_out=model.config.model_type == "gpt2",  # Conv1D stores its weight transposed
+        fan_in_fan_out=model.config.model_type == "gpt2",  # its Conv1D stores weights transposed
         task_type="CAUSAL_LM",
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft warns about tied weights; ensure_weight_tying is the answer
+        warnings.simplefilter("ignore")  # peft warns about tied weights; ensure_weight_tying handles them
         adapted = get_peft_model(model, config)
-    depth.forget_inputs(model, recipe)  # of peft, which asks a second time
+    depth.forget_inputs(model, recipe)  # again: peft sets it, too
     for parameter in trainable(adapted).values():
         parameter.data = parameter.data.float()
     return adapted
 
 
 def parts(model: PreTrainedModel, names: Iterable[str]) -> list[nn.Module]:
-    """Return the modules that the Recipe calls ``embeddings`` (the head where tied, too) and ``layers``."""
+    """Return the modules the Recipe calls ``embeddings`` (including a tied head) and ``layers``."""
     known: dict[str, list[nn.Module]] = {
         "embeddings": [model.get_input_embeddings()],
         "layers": list(blocks_of(model)),
@@ -83,17 +83,16 @@ def parts(model: PreTrainedModel, names: Iterable[str]) -> list[nn.Module]:
 
 
 def unfreeze(model: nn.Module) -> None:
-    """Train what was frozen for the first part of the run only.
+    """Unfreeze the weights that were frozen for the first part of the run.
 
-    AdamW passes over weights without gradient, so that until now it kept no state of theirs and did not
-    decay them.
+    AdamW skips weights without a gradient, so until now it kept no state for them and did not decay them.
     """
     for parameter in trainable(model).values():
         parameter.requires_grad_(True)
 
 
 def frozen_digest(model: nn.Module) -> str:
-    """Hash (SHA-256) the weights that are not trained: equal before and after, or something moved."""
+    """Hash (SHA-256) the frozen weights; a different hash after training means that one has changed."""
     total = hashlib.sha256()
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -103,7 +102,7 @@ def frozen_digest(model: nn.Module) -> str:
 
 
 def trains_embeddings(model: PreTrainedModel, recipe: Recipe) -> bool:
-    """Return whether a LoRA run also trains embeddings and norms (docs/cuts/lora.md: it decided quality)."""
+    """Tell whether a LoRA run also trains embeddings and norms (docs/cuts/lora.md: it decided quality)."""
     if recipe.trained_layers != "all":
         return False
     if recipe.trainable_embeddings != "auto":
@@ -112,14 +111,14 @@ def trains_embeddings(model: PreTrainedModel, recipe: Recipe) -> bool:
 
 
 def targets_of(model: PreTrainedModel, recipe: Recipe) -> list[str]:
-    """Return the layers that the Recipe's ``lora_targets`` name, as peft takes them.
+    """Return the layers that the Recipe's ``lora_targets`` name, in peft's form.
 
-    They are last names where every layer of that name is meant, else whole names.
-    ``all-linear`` are the linear layers of the language model's blocks: no router of a mixture of experts,
-    whose choice of experts must not drift, no vision tower, and nothing that peft cannot adapt.
+    A target is the last part of the name if all layers of that name are meant, else the full name.
+    ``all-linear`` means the linear layers of the language model's blocks, without routers of a mixture of
+    experts (the choice of experts must not drift), vision towers, and layers that peft cannot adapt.
 
     Raises:
-        ValueError: a target is no such layer, or one that peft refuses.
+        ValueError: a target is not such a layer, or peft refuses it.
     """
     able = adaptable(model)
     if isinstance(recipe.lora_targets, list):
@@ -127,8 +126,8 @@ def targets_of(model: PreTrainedModel, recipe: Recipe) -> list[str]:
         unknown = [name for name in recipe.lora_targets if name.rsplit(".", 1)[-1] not in known]
         if unknown:
             raise ValueError(
-                f"recipe.lora_targets: {unknown[0]!r} is no layer of this model that an adapter can "
-                f"be put on: take some of {sorted(known)}"
+                f"recipe.lora_targets: {unknown[0]!r} is not a layer of this model that can take an "
+                f"adapter: choose from {sorted(known)}"
             )
         if recipe.trained_layers == "all":
             return recipe.lora_targets
@@ -136,8 +135,8 @@ def targets_of(model: PreTrainedModel, recipe: Recipe) -> list[str]:
     wanted = [name for name in able if name.startswith(upper) and _is_meant(name, recipe.lora_targets)]
     if not wanted:
         raise ValueError(
-            f"recipe.lora_targets {recipe.lora_targets}: this model has no such layer that an adapter can be "
-            f"put on: take some of {sorted({n.rsplit('.', 1)[-1] for n in able})}, or method full"
+            f"recipe.lora_targets {recipe.lora_targets}: this model has no such layer that can take an "
+            f"adapter: choose from {sorted({n.rsplit('.', 1)[-1] for n in able})}, or set method to full"
         )
     others = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules() if name not in set(wanted)}
     return sorted({last if (last := name.rsplit(".", 1)[-1]) not in others else name for name in wanted})
@@ -167,7 +166,7 @@ def adaptable(model: PreTrainedModel) -> list[str]:
 
 
 def left_out(model: PreTrainedModel) -> str:
-    """Return what ``all-linear`` does not adapt although it multiplies tokens; empty for nothing."""
+    """Describe the matrices that ``all-linear`` does not adapt; empty if there are none."""
     fused = sum(
         weight.numel()
         for name, weight in model.named_parameters()
@@ -194,12 +193,12 @@ def _embeddings(model: PreTrainedModel) -> list[str]:
 
 
 def _new_rows(model: PreTrainedModel, recipe: Recipe) -> dict[str, list[int]] | None:
-    """Return the rows of new tokens by embedding, the output's too where it is not tied."""
+    """Return the rows of new tokens by embedding, including an untied output embedding."""
     if not recipe.new_token_ids:
         return None
     rows = model.get_input_embeddings().num_embeddings
     if (largest := max(recipe.new_token_ids)) >= rows:
-        raise ValueError(f"recipe.new_token_ids: {largest} is no row of this model's {rows}: correct the ids")
+        raise ValueError(f"recipe.new_token_ids: {largest} is not below this model's {rows} rows: fix it")
     wanted = {id(model.get_input_embeddings())}
     if not is_tied(model):
         wanted.add(id(model.get_output_embeddings()))
@@ -210,8 +209,8 @@ def _new_rows(model: PreTrainedModel, recipe: Recipe) -> dict[str, list[int]] | 
 def _embeddings_and_norms(model: PreTrainedModel) -> list[str]:
     """Return the module names for peft's ``modules_to_save``.
 
-    A tied pair is named by its head: peft 0.21 ties only modules called embed_tokens or lm_head
-    (``peft/utils/constants.py``, EMBEDDING_LAYER_NAMES), and GPT-2 calls its embedding wte.
+    A tied pair is given by its head: peft 0.21 ties only modules called embed_tokens or lm_head
+    (``peft/utils/constants.py``, EMBEDDING_LAYER_NAMES), and GPT-2's embedding is called wte.
     """
     wanted = {id(model.get_output_embeddings())}
     if not is_tied(model):

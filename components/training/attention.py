@@ -1,9 +1,9 @@
-"""Attention inside each example of packed rows, and nowhere else; to a prefix that it shares, too.
+"""Attention within each example of packed rows, and to a prefix the example shares.
 
-A dense block mask (what transformers builds from restarting positions) pays for the whole T x T square of
-every row. Here the examples of a pass are gathered by length and each group goes through causal SDPA without
-a mask: the cost no longer depends on seq_len. stories260K on GSM8K, tokens per CPU-second of forward
-and backward, one AVX2 core, torch 2.13: 14,100 against 8,600 with rows of 512, equal with rows of 257.
+A dense block mask (which transformers builds from restarting positions) costs the whole T x T square of every
+row. Here the examples of a pass are grouped by length, and each group goes through causal SDPA without a
+mask, so the cost no longer depends on seq_len. stories260K on GSM8K, tokens per CPU-second of forward and
+backward, one AVX2 core, torch 2.13: 14,100 against 8,600 with rows of 512, equal with rows of 257.
 """
 
 from typing import Any
@@ -21,18 +21,18 @@ from deepcuts.components.training.documents import Documents, Group, find_docume
 NAME = "documents"
 PROBE_TOKENS = 12
 PROBE_TOLERANCE = 1e-4
-"""Largest difference of two logits, as a share of the largest: 1e-6 was seen where both are right."""
+"""Largest difference of two logits, relative to the largest logit; 1e-6 was seen with both correct."""
 SIXTEEN_BITS = 500
-"""Times that in 16 bits: rounding alone is 0.8 % of a bfloat16."""
+"""Factor on it for 16 bits: rounding alone is 0.8 % in bfloat16."""
 
 
 def use_documents(model: PreTrainedModel) -> bool:
-    """Switch a model to this attention where it computes the same as its own; others keep their own.
+    """Switch a model to this attention if the results are the same; otherwise keep its own.
 
-    Types differ in what they hand to an attention function (StableLM's drops the layout) and in their masks
-    (Llama 4 attends in chunks), so two short rows are compared, unless the weights are not there (meta).
+    Model types pass different arguments (StableLM drops the layout) and mask differently (Llama 4 attends in
+    chunks), so two short rows are compared, unless there are no weights (meta device).
     """
-    if not model._supports_sdpa or chunk_tokens(model):  # only rows longer than a chunk would show it
+    if not model._supports_sdpa or chunk_tokens(model):  # chunks would show only in longer rows
         return False
     own = model.config._attn_implementation
     model.set_attn_implementation(NAME)
@@ -43,19 +43,19 @@ def use_documents(model: PreTrainedModel) -> bool:
 
 
 def has_numbers(model: nn.Module) -> bool:
-    """Return whether a model's weights hold numbers, not only shapes (``components/plan/trace.py``)."""
+    """Tell whether a model's weights have values, not only shapes (``components/plan/trace.py``)."""
     weight = next(model.parameters())
     return not (weight.is_meta or is_fake(weight))
 
 
 def chunk_tokens(model: PreTrainedModel) -> int:
-    """Return the length of the chunks that attention is limited to (Llama 4); 0 for none."""
+    """Return the size of the chunks that attention is limited to (Llama 4); 0 if it is not."""
     return int(getattr(model.config.get_text_config(), "attention_chunk_size", None) or 0)
 
 
 def _computes_as(model: PreTrainedModel, own: str) -> bool:
-    """Return whether two rows' logits are those of the attention ``own``; the model now has this one."""
-    rows = int(model.config.get_text_config().vocab_size)  # peft's wrappers of embeddings do not say
+    """Tell whether two rows' logits equal those of the attention ``own``; the model now uses this one."""
+    rows = int(model.config.get_text_config().vocab_size)  # peft's embedding wrappers do not have it
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(rows, (2, PROBE_TOKENS), generator=generator).to(model.device)
     positions = torch.arange(PROBE_TOKENS, device=ids.device).expand(2, -1)
@@ -77,11 +77,11 @@ def _computes_as(model: PreTrainedModel, own: str) -> bool:
 
 
 def inputs(documents: Documents, positions: Tensor) -> dict[str, Any]:
-    """Return extra arguments of the model's forward: the layout, and a 4-D mask so that none is built."""
+    """Return extra arguments for the model's forward: the layout, and a 4-D mask so that none is built."""
     return {"documents": documents, "attention_mask": positions.new_zeros(1, 1, 1, 1)}
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # groups differ from step to step: each would recompile
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # groups change every step: each would recompile
 def _attend(
     module: nn.Module,
     query: Tensor,
@@ -95,7 +95,7 @@ def _attend(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attend: query (B, H, T, D), key and value (B, K, T, D) with K dividing H -> (B, T, H, D)."""
-    if documents is None:  # generation, label choice: transformers' own path and mask
+    if documents is None:  # generation, label choice: transformers' path and mask
         return sdpa_attention_forward(  # type: ignore[no-any-return]
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
@@ -117,7 +117,7 @@ def _attend(
 
 
 def _mask(group: Group, positions: Tensor, window: int | None) -> Tensor | None:
-    """Return what the queries of a group see, as far back as a sliding window reaches; None: causal."""
+    """Return the mask of a group's queries, limited by a sliding window; None: causal."""
     if window is None or group.keys.shape[1] <= window:
         return group.mask
     if group.mask is None:
@@ -132,7 +132,7 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 def boundaries(positions: Tensor) -> dict[str, Any]:
-    """Return where examples begin, as transformers' state-space kernels take it; positions (1, T)."""
+    """Return where examples begin, in the form of transformers' state-space kernels; positions (1, T)."""
     starts = (positions[0] == 0).nonzero()[:, 0]
     ends = torch.cat([starts, starts.new_tensor([positions.shape[1]])]).int()
     longest = int(ends.diff().max())

@@ -1,7 +1,7 @@
-"""From rendered examples to packed rows: which examples make a step, and how they lie in rows.
+"""Divide rendered examples into optimizer steps and packed rows.
 
-A **step** takes consecutive examples, so the order of a curriculum is kept exactly; inside a step they are
-packed by best fit, which changes the sum the optimizer sees by nothing but float rounding.
+A **step** takes consecutive examples, so a curriculum's order is kept exactly; within a step they are packed
+by best fit, which changes the gradient only by float rounding.
 """
 
 from collections import deque
@@ -16,18 +16,18 @@ from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.training.render import Rendered
 
 IGNORE = -100
-"""Target of a position that carries no loss; torch's own default."""
+"""Target of a position without loss; torch's default."""
 
 
 class OptimizerStep(NamedTuple):
-    """One optimizer step: which examples, and how many tokens were trained once it is done."""
+    """One optimizer step: its examples, and the tokens trained by the end of it."""
 
     number: int
     examples: tuple[int, ...]
     tokens_before: int
     tokens_after: int
     seq_len: int
-    """Of its packed rows; shorter in a phase of the Recipe's sequence-length warm-up."""
+    """Length of its packed rows; shorter during the Recipe's sequence-length warm-up."""
 
 
 class MicroBatch(NamedTuple):
@@ -35,19 +35,19 @@ class MicroBatch(NamedTuple):
 
     ids: Tensor
     positions: Tensor
-    """Restart at 0 with each example: attention never crosses examples (transformers masks by them)."""
+    """Restart at 0 with each example; transformers takes this to separate examples in attention."""
     targets: Tensor
-    """The next token where it is learned, else ``IGNORE``."""
+    """The next token if it is learned, else ``IGNORE``."""
 
 
 def plan_steps(lengths: Sequence[int], recipe: Recipe) -> Iterator[OptimizerStep]:
-    """Yield the steps of a run, epoch after epoch, until the next one would pass ``budget_tokens``.
+    """Yield the steps of a run, epoch after epoch, until the next one would exceed ``budget_tokens``.
 
-    The steps do not depend on the budget: a run with a larger one takes the same steps and more, so a
-    promoted trial continues its trajectory. The last examples of an epoch share a step with the next's first.
+    The steps do not depend on the budget: a larger one adds steps to the same ones, so a promoted trial
+    continues where it stopped. The last examples of an epoch share a step with the first of the next.
 
     Raises:
-        DataError: an example is longer than a row, or none fits into the rows of a phase.
+        DataError: an example is longer than a row, or no example fits into the rows of a phase.
         ValueError: the budget is smaller than the first step.
     """
     _check_lengths(lengths, recipe)
@@ -67,14 +67,14 @@ def plan_steps(lengths: Sequence[int], recipe: Recipe) -> Iterator[OptimizerStep
     if number == 0:
         raise ValueError(
             f"budget_tokens {recipe.budget_tokens} is less than the first step's tokens ({tokens}): "
-            "raise budget_tokens or lower tokens_per_step"
+            "raise budget_tokens (or epochs) or lower tokens_per_step"
         )
 
 
 def pack(examples: Sequence[int], lengths: Sequence[int], seq_len: int) -> list[list[int]]:
     """Pack examples into rows of at most ``seq_len`` tokens, best fit decreasing.
 
-    At most 11/9 of the fewest rows plus one (Johnson 1974); 2 to 4 % padding on GSM8K.
+    It needs at most 11/9 of the optimal number of rows plus one (Johnson 1974); 2 to 4 % padding on GSM8K.
     """
     rows: list[list[int]] = []
     room: list[int] = []
@@ -93,7 +93,7 @@ def pack(examples: Sequence[int], lengths: Sequence[int], seq_len: int) -> list[
 def collate(rows: Sequence[Sequence[int]], data: Sequence[Rendered], width: int) -> MicroBatch:
     """Lay rows of examples out as tensors of ``width`` columns.
 
-    Filler tokens get position 0, which makes each its own sequence, and no target.
+    Padding tokens get position 0, so each is its own sequence, and no target.
     """
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     positions = torch.zeros(len(rows), width, dtype=torch.long)
@@ -118,41 +118,41 @@ def micro_batches(
     rank: int,
     world: int,
 ) -> list[MicroBatch]:
-    """Return this rank's share of a step, in forward passes of ``micro_batch_size`` rows or as many tokens.
+    """Return this rank's share of a step, in passes of ``micro_batch_size`` rows or as many tokens.
 
-    Every rank gets the same number of passes (an empty row fills up), so that none waits for ever. A pass is
-    as wide as its fullest row: rows are sorted by fill, so little is wasted.
+    Every rank gets the same number of passes (empty rows fill up), else the others would wait forever. A pass
+    is as wide as its fullest row; rows are sorted by fill, so little is wasted.
     """
     rows = rows_of(step, lengths, recipe)
     rows += [[] for _ in range(-len(rows) % world)]
     fill = [sum(lengths[e] for e in row) for row in rows]
     mine = sorted(range(len(rows)), key=lambda row: (-fill[row], row))[rank::world]
     size = most_rows(recipe, step.seq_len)
-    if not recipe.packing:  # rows are as short as their examples: as many tokens a pass, alike on every rank
+    if not recipe.packing:  # short rows: the same number of tokens per pass on every rank
         size = max(size, most_tokens(recipe) // max(fill))
     groups = [mine[start : start + size] for start in range(0, len(mine), size)]
     return [collate([rows[r] for r in group], data, max(1, max(fill[r] for r in group))) for group in groups]
 
 
 def rows_of(step: OptimizerStep, lengths: Sequence[int], recipe: Recipe) -> list[list[int]]:
-    """Return a step's examples in rows: packed, or one each."""
+    """Return a step's examples in rows: packed, or one per row."""
     if recipe.packing:
         return pack(step.examples, lengths, step.seq_len)
     return [[example] for example in step.examples]
 
 
 def most_rows(recipe: Recipe, seq_len: int) -> int:
-    """Return the most rows of one pass: ``micro_batch_size``, or as many tokens in shorter rows."""
+    """Return the maximum rows of one pass: ``micro_batch_size``, or the same tokens in shorter rows."""
     return most_tokens(recipe) // seq_len
 
 
 def most_tokens(recipe: Recipe) -> int:
-    """Return the most tokens of one pass."""
+    """Return the maximum tokens of one pass."""
     return recipe.micro_batch_size * recipe.seq_len
 
 
 def count_targets(step: OptimizerStep, data: Sequence[Rendered]) -> int:
-    """Answer tokens of a step, over all ranks: what its loss is divided by."""
+    """Count the answer tokens of a step over all ranks, by which its loss is divided."""
     return sum(sum(data[example].mask[1:]) for example in step.examples)
 
 
@@ -172,7 +172,7 @@ def _check_lengths(lengths: Sequence[int], recipe: Recipe) -> None:
 
 
 class _Feed:
-    """Examples in order; one too long for the phase waits, in order, for the first it fits into."""
+    """Examples in order; those too long for a phase wait, in order, until they fit."""
 
     def __init__(self, lengths: Sequence[int], recipe: Recipe) -> None:
         self._lengths, self._order = lengths, _order(len(lengths), recipe)
@@ -181,7 +181,7 @@ class _Feed:
         self._waiting: list[int] = []
 
     def take(self, seq_len: int) -> int:
-        """Return the next example of at most ``seq_len`` tokens, which never falls from call to call."""
+        """Return the next example of at most ``seq_len`` tokens, which never decreases between calls."""
         if seq_len > self._seq_len:
             self._seq_len, waiting, self._waiting = seq_len, self._waiting, []
             for example in waiting:
@@ -194,7 +194,7 @@ class _Feed:
 
 
 def _order(count: int, recipe: Recipe) -> Iterator[int]:
-    """Yield example indices without end: as given, or shuffled each epoch from the recipe's seed."""
+    """Yield example indices endlessly, as given or shuffled each epoch with the recipe's seed."""
     epoch = 0
     while True:
         if recipe.order == "given":

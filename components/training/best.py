@@ -1,4 +1,4 @@
-"""The checkpoint of the lowest valid loss: kept when training passes it, taken instead of the last."""
+"""Keep the checkpoint with the lowest valid loss, and use it in place of the last one."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -16,14 +16,14 @@ from deepcuts.components.training.sampling import FORWARD_SHARE
 
 EVALUATIONS = 8
 MAX_SHARE = 0.01
-"""Of a training's cost that may go into scoring the valid split in the loop; a watcher costs none of it."""
+"""Share of a training's cost that scoring the valid split in the loop may take, if no watcher scores it."""
 
 
 def with_evaluations(recipe: Recipe, valid: Sequence[Rendered], processes: int) -> Recipe:
-    """Return ``recipe`` with up to ``EVALUATIONS`` in the loop, where they cost next to nothing: small data.
+    """Return ``recipe`` with up to ``EVALUATIONS`` in its loop if the data is small and they cost little.
 
-    Trained for a hundred epochs, a model gets worse long before the end, and a run of a minute is over before
-    its first checkpoint, so that no watcher sees it happen.
+    Over a hundred epochs, a model degrades long before the end, and a run of one minute ends before its
+    first checkpoint, so no watcher could notice.
     """
     if recipe.evaluations_in_loop or len(valid) < 2 or processes > 1:
         return recipe
@@ -33,7 +33,7 @@ def with_evaluations(recipe: Recipe, valid: Sequence[Rendered], processes: int) 
 
 
 class Best:
-    """Weights of the lowest loss that ``score`` gave, in the store: a resumed run compares with them."""
+    """Weights with the lowest loss so far, kept in the store so that a resumed run compares with them."""
 
     def __init__(self, store: Store, training_id: str, split_digest: str, budget_tokens: int) -> None:
         self._store = store
@@ -47,7 +47,7 @@ class Best:
                 pass
 
     def scoring(self, model: nn.Module, score: Callable[[], float]) -> Callable[[], float]:
-        """Return ``score``, which keeps the weights of ``model`` whenever they are the best so far."""
+        """Wrap ``score`` so that it keeps the weights of ``model`` whenever they are the best so far."""
 
         def scored() -> float:
             loss = score()
@@ -59,10 +59,10 @@ class Best:
         return scored
 
     def put(self, model: nn.Module) -> None:
-        """Put the best weights into ``model``.
+        """Load the best weights into ``model``.
 
         Raises:
-            FileNotFoundError, Torn: none were kept.
+            FileNotFoundError, Torn: no weights were kept.
         """
         with tempfile.TemporaryDirectory(prefix="best-") as scratch:
             retrieve(self._store, self._key, Path(scratch) / "kept")
@@ -76,6 +76,6 @@ class Best:
 
 
 def step_of(curve: Sequence[dict[str, float]]) -> int:
-    """Return the step of the lowest valid loss in a curve of one record a step; 0 where none was scored."""
+    """Return the step with the lowest valid loss in a curve of one record per step; 0 if none was scored."""
     scored = [(record["valid_loss"], step) for step, record in enumerate(curve, 1) if "valid_loss" in record]
     return min(scored)[1] if scored else 0

@@ -1,4 +1,4 @@
-"""The repeated blocks of a model: which are checkpointed, and what autograd keeps of a pass."""
+"""Find a model's transformer blocks, checkpoint them, and count what autograd keeps of a pass."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,8 +13,8 @@ from transformers.pytorch_utils import Conv1D
 def blocks_of(model: nn.Module) -> list[nn.Module]:
     """Return the transformer blocks, first to last.
 
-    Types that transformers cannot checkpoint (GPT, CTRL) mark none: theirs are the members of the one list of
-    modules with linear layers; where there are more such lists (XLM), none is the blocks.
+    Model types that transformers cannot checkpoint (GPT, CTRL) do not mark them; there they are the only list
+    of modules with linear layers. With several such lists (XLM), none is returned.
     """
     marked = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if marked:
@@ -27,17 +27,17 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
 
 
 def recomputes(model: PreTrainedModel) -> bool:
-    """Return whether transformers can compute the model's blocks again in the backward pass."""
+    """Tell whether transformers can recompute the model's blocks in the backward pass."""
     marked = any(isinstance(block, GradientCheckpointingLayer) for block in blocks_of(model))
     return bool(model.supports_gradient_checkpointing) and marked
 
 
 TOWERS = ("vision_tower", "vision_model", "visual", "audio_tower", "multi_modal_projector")
-"""Parts of a multimodal model that text does not pass through."""
+"""Parts of a multimodal model that text does not go through."""
 
 
 def language_blocks(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
-    """Return the blocks of the text model by name; those of towers for images and sound left out."""
+    """Return the text model's blocks by name, without those of image and sound towers."""
     blocks = {id(block) for block in blocks_of(model)}
     return [
         (name, module)
@@ -47,24 +47,23 @@ def language_blocks(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
 
 
 STATEFUL = ("mamba", "conv", "recurrent", "linear_attn", "linearattention", "deltanet", "rglru")
-"""In the name of a module's class: it carries a state along a row."""
+"""Parts of class names of modules that carry a state along a row."""
 
 
 def stateful_classes(model: nn.Module) -> list[str]:
-    """Return classes in the blocks that carry a state between tokens besides attention's keys and values."""
+    """Return classes in the blocks that carry a state along a row, apart from attention's keys and values."""
     classes = {type(part).__name__ for block in blocks_of(model) for part in block.modules()} - {"Conv1D"}
     return sorted(name for name in classes if any(word in name.lower() for word in STATEFUL))
 
 
 MIXER_LAYERS = ("conv1d", "dt_proj", "out_proj", "x_proj")
-"""Layers of Mamba's mixers whose weights its code (``dt_proj``) or kernels (the others) read themselves."""
+"""Layers of Mamba's mixers whose weights its code (``dt_proj``) or kernels (the others) read directly."""
 
 
 def read_past(model: nn.Module) -> set[str]:
-    """Return the names of layers whose weight is read past their module.
+    """Return the names of layers whose weight is read directly, without calling the module.
 
-    An adapter or an integer kernel there is not seen, or not understood. peft 0.21 refuses two of them, in
-    some types.
+    An adapter or integer kernel there would be ignored or break. peft 0.21 refuses two of them in some types.
     """
     mixers = [name for name, module in model.named_modules() if hasattr(module, "ssm_state_size")]
     found = {f"{mixer}.{layer}" for mixer in mixers for layer in MIXER_LAYERS}
@@ -72,17 +71,17 @@ def read_past(model: nn.Module) -> set[str]:
 
 
 def checkpoint_every(model: PreTrainedModel, every: int) -> None:
-    """Keep only the input of every ``every``-th block and compute the rest again in the backward pass.
+    """Keep only the input of every ``every``-th block and recompute the rest in the backward pass.
 
-    Non-reentrant: re-entrant checkpoints lose the gradient where the embeddings are frozen (peft #1142).
+    Non-reentrant, because re-entrant checkpoints lose the gradient if embeddings are frozen (peft #1142).
 
     Raises:
-        ValueError: transformers cannot do so for this type.
+        ValueError: transformers does not support it for this model type.
     """
     if not recomputes(model):
         raise ValueError(
-            f"recipe.gradient_checkpointing: transformers computes no blocks of model_type "
-            f"{model.config.model_type!r} again: set it to false"
+            f"recipe.gradient_checkpointing: transformers cannot recompute blocks of model_type "
+            f"{model.config.model_type!r}: set it to false"
         )
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     for number, block in enumerate(blocks_of(model)):
@@ -91,7 +90,7 @@ def checkpoint_every(model: PreTrainedModel, every: int) -> None:
 
 @contextmanager
 def kept_whole(model: nn.Module) -> Iterator[None]:
-    """Checkpoint no block here; afterwards each is as it was."""
+    """Disable checkpointing of blocks in the body, then restore it."""
     marked = [block for block in blocks_of(model) if isinstance(block, GradientCheckpointingLayer)]
     before = [(block, block.gradient_checkpointing) for block in marked]
     for block, _ in before:
@@ -107,10 +106,10 @@ def kept_whole(model: nn.Module) -> Iterator[None]:
 def saved_tensor_bytes(model: nn.Module) -> Iterator[Callable[[], int]]:
     """Count the bytes that autograd saves for the backward pass in the body.
 
-    Each storage once; parameters, which are there anyway, not at all. An allocator's peak would be noise.
+    Each storage counts once; parameters do not count. An allocator's peak would be too noisy.
     """
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    storages: dict[int, torch.UntypedStorage] = {}  # kept, or a freed one's address could come back
+    storages: dict[int, torch.UntypedStorage] = {}  # kept alive, or a freed one's address could be reused
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -123,6 +122,6 @@ def saved_tensor_bytes(model: nn.Module) -> Iterator[Callable[[], int]]:
 
 
 def keep_scale(model: PreTrainedModel) -> None:
-    """Stop RWKV from halving its own weights while it scores: they would be saved so, and halved again."""
+    """Stop RWKV from halving its weights while scoring; they would be saved like that and halved again."""
     if hasattr(model.config, "rescale_every"):
         model.config.rescale_every = 0

@@ -1,4 +1,4 @@
-"""Calibration: the text that pruning and quantization look at, and the weights they can work on."""
+"""Load calibration text and models for pruning and quantization."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -19,12 +19,12 @@ from deepcuts.components.training.render import Rendered, render
 def take(
     path: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: int, seed: int
 ) -> list[Rendered]:
-    """Return rendered examples of ``path`` in an order drawn by ``seed``, up to ``tokens`` tokens.
+    """Return rendered examples of ``path``, shuffled by ``seed``, up to ``tokens`` tokens.
 
-    Little text makes a worse calibration, which the comparison that follows will show; it is no failure.
+    Too little text is not an error: the calibration gets worse, and the comparison afterwards shows it.
 
     Raises:
-        DataError: one is longer than the model's context.
+        DataError: an example is longer than the model's context.
     """
     records = examples.read(path)
     random.Random(seed).shuffle(records)
@@ -39,7 +39,7 @@ def take(
 
 
 def fitting(example: Example, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Rendered:
-    """Return a rendered example; raises DataError when it is longer than the model's context."""
+    """Render an example; raises DataError if it is longer than the model's context."""
     rendered, context = render(example, tokenizer), models.context_length(model)
     if len(rendered.ids) > context:
         raise DataError(
@@ -50,7 +50,7 @@ def fitting(example: Example, model: PreTrainedModel, tokenizer: PreTrainedToken
 
 
 def rows(data: Sequence[Rendered], device: torch.device) -> Iterator[Tensor]:
-    """Return the token ids of each example, (1, T), without padding: nothing but text is looked at."""
+    """Yield the token ids of each example, (1, T), without padding."""
     for rendered in data:
         yield torch.tensor([rendered.ids], device=device)
 
@@ -60,8 +60,8 @@ def load_whole(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Path, torch.dtype]:
     """Return (network, tokenizer, folder of the whole model, its stored precision), weights checked for NaN.
 
-    An adapter is merged and the whole written under ``scratch``: that is what would be stored and served, so
-    no saving may be counted against base and adapter together.
+    An adapter is merged and the result written under ``scratch``: that is what would be stored and served, so
+    savings must be measured against it, not against base plus adapter.
     """
     network, tokenizer = models.load(model, base)
     weights_check.check_finite(network.named_parameters(), f"{model} diverged in training: take another")

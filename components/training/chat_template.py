@@ -1,4 +1,4 @@
-"""Chat templates: what a template makes of a conversation, and where its last answer stands in that text."""
+"""Apply a chat template to a conversation, and locate the last answer in the text."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,10 +16,10 @@ from deepcuts.components.training import tools
 from deepcuts.components.training.tokens import encode
 
 TEMPLATE_SECONDS = 10.0
-"""To write a conversation once takes about a millisecond; a template can loop for ever."""
+"""Time limit for one conversation: it takes about a millisecond, but a template may loop forever."""
 MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
 OPEN_TAG = re.compile(r"<([\w:]+)>\s*\Z")
-"""Ends a generation prompt that opens the reasoning (``<think>``), which finished turns may lack."""
+"""End of a generation prompt that opens the reasoning (``<think>``), which finished turns may lack."""
 
 
 LEFT_OUT = "the chat template leaves out part of the answer: train with another template"
@@ -28,19 +28,19 @@ PLACE = "PlaceOfTheAnswer"
 
 
 class Template(NamedTuple):
-    """A tokenizer's chat template, and what every row would ask of the tokenizer again."""
+    """A tokenizer's chat template, with properties of the tokenizer that every row needs."""
 
     tokenizer: PreTrainedTokenizerBase
     special: frozenset[int]
-    """Tokens that no text spells: named ones, and added ones marked special (Gemma's ``<end_of_turn>``)."""
+    """Tokens that text must not spell out: named ones, and added special ones (Gemma's ``<end_of_turn>``)."""
     names: tuple[str, ...]
-    """The named ones as text."""
+    """The named special tokens, as text."""
     in_parts: bool
-    """Leaves out text that is no list of parts, as those of models for images do."""
+    """The template drops content that is not a list of parts, as templates of image models do."""
     marked: bool
-    """Has ``{% generation %}`` marks."""
+    """The template has ``{% generation %}`` marks."""
     tools: tuple[dict[str, Any], ...] = ()
-    """Functions that the conversation at hand may call."""
+    """Functions that the conversation may call."""
 
 
 class Written(NamedTuple):
@@ -49,18 +49,18 @@ class Written(NamedTuple):
     messages: Sequence[Message]
     text: str
     prompt: str
-    """What a server sends; ``text`` begins with it."""
+    """The prompt a server sends; ``text`` begins with it."""
     said: str
     """``text`` up to the answer's last character."""
     content: str
-    """The answer as it stands in ``text``."""
+    """The answer as written in ``text``."""
 
 
 def template_of(tokenizer: PreTrainedTokenizerBase) -> Template:
     """Return the tokenizer's template, without tools.
 
     Raises:
-        ModelFault: it has none that can be used.
+        ModelFault: it has no usable template.
     """
     fix = "correct chat_template in tokenizer_config.json"
     with judged("no chat template that can be used", fix, kind=ModelFault):
@@ -69,7 +69,7 @@ def template_of(tokenizer: PreTrainedTokenizerBase) -> Template:
 
 
 def written(messages: Sequence[Message], template: Template) -> Written:
-    """Return a conversation up to its last learned answer, as the template writes it.
+    """Write a conversation up to its last learned answer with the template.
 
     Raises:
         DataError: the template refuses the turns, or leaves out text.
@@ -82,25 +82,25 @@ def written(messages: Sequence[Message], template: Template) -> Written:
 
 
 def lead_of(messages: Sequence[Message], template: Template) -> str:
-    """Return what a template writes between the prompt and the last answer's first character."""
+    """Return the text that a template writes between the prompt and the last answer."""
     found = written(messages, template)
     return found.said[len(found.prompt) : len(found.said) - len(found.content)]
 
 
 def prompt_of(messages: Sequence[Message], template: Template) -> str:
-    """Return the text that a server has the model continue."""
+    """Return the prompt that a server would have the model continue."""
     text: str = apply(messages, template, tokenize=False, add_generation_prompt=True)
     return text
 
 
 def last_answer(messages: Sequence[Message]) -> int:
-    """Index of the last assistant turn that is learned; the number of turns if there is none."""
+    """Return the index of the last learned assistant turn; the number of turns if there is none."""
     answers = [turn for turn, message in enumerate(messages) if message.learned]
     return answers[-1] if answers else len(messages)
 
 
 def refuse_special_tokens(texts: Iterable[str], names: Iterable[str]) -> None:
-    """Return a template's text is tokenised whole: a user who writes ``<|im_end|>`` would end the turn.
+    """Refuse special tokens in a conversation: a user who writes ``<|im_end|>`` would end the turn.
 
     Raises:
         DataError: one of ``texts`` spells out one of the special tokens ``names``.
@@ -112,28 +112,28 @@ def refuse_special_tokens(texts: Iterable[str], names: Iterable[str]) -> None:
 
 
 def write(messages: Sequence[Message], template: Template) -> Written:
-    """Render a conversation that ends with an answer as text."""
+    """Write a conversation that ends with an answer."""
     text: str = apply(messages, template, tokenize=False, add_generation_prompt=False)
     prompt, content = prompt_of(messages[:-1], template), messages[-1].content
     if messages[-1].tool_calls:
         return _calling(messages, prompt, text, template)
-    if text.startswith(prompt) and text.count(content, len(prompt)) == 1:  # it can stand nowhere else
+    if text.startswith(prompt) and text.count(content, len(prompt)) == 1:  # the only place it can be
         place = text.index(content, len(prompt)) + len(content)
         return Written(messages, text, prompt, text[:place], content)
     tail = _tail(messages, template)
     if not (text.startswith(prompt) and text.endswith(tail)):
         return _continue(messages, prompt, text, tail)
     said = text[: len(text) - len(tail)]
-    if _dense(content) not in _dense(said[len(prompt) :]):  # templates for images, for reasoning
+    if _dense(content) not in _dense(said[len(prompt) :]):  # as with templates for images or for reasoning
         raise DataError(LEFT_OUT)
     form = content if said.endswith(content) else content.strip()
     return Written(messages, text, prompt, said, form if said.endswith(form) else said[len(prompt) :])
 
 
 def _tail(messages: Sequence[Message], template: Template) -> str:
-    """Return what the template writes behind the last answer.
+    """Return the text that the template writes after the last answer.
 
-    It is found behind a word in the answer's place, whose own text may be in the template, too.
+    A placeholder is put in the answer's place, as the answer's own text may also occur in the template.
     """
     turns = [*messages[:-1], Message("assistant", PLACE)]
     text: str = apply(turns, template, tokenize=False, add_generation_prompt=False)
@@ -143,7 +143,7 @@ def _tail(messages: Sequence[Message], template: Template) -> str:
 
 
 def _calling(messages: Sequence[Message], prompt: str, text: str, template: Template) -> Written:
-    """Return an answer that calls functions, as the template writes it: up to its special end token."""
+    """Write an answer that calls functions, up to its special end token."""
     stripped = text.rstrip()
     last = encode(stripped[-200:], template.tokenizer)[-1]
     end = str(template.tokenizer.convert_ids_to_tokens(last)) if last in template.special else ""
@@ -152,7 +152,7 @@ def _calling(messages: Sequence[Message], prompt: str, text: str, template: Temp
         tag = OPEN_TAG.search(prompt)
         if not tag or not text.startswith(head := prompt[: tag.start()]):
             raise DataError(
-                "the chat template writes calls behind another prompt: train with another template"
+                "the chat template writes calls after another prompt: train with another template"
             )
         calls = re.sub(rf"\A\s*<{tag[1]}>.*?</{tag[1]}>\s*", "", said[len(head) :], flags=re.DOTALL)
         text, said = text[len(said) :], prompt + _lead(tag, messages[-1].reasoning_content) + calls
@@ -161,10 +161,10 @@ def _calling(messages: Sequence[Message], prompt: str, text: str, template: Temp
 
 
 def _continue(messages: Sequence[Message], prompt: str, text: str, tail: str) -> Written:
-    """Return a conversation whose finished turns do not begin as the generation prompt does.
+    """Write a conversation whose finished turns do not begin like the generation prompt.
 
-    First the prompt, then the answer, its reasoning closed where the prompt opened it, then what the template
-    writes after an answer.
+    It is the prompt, then the answer (with the reasoning closed if the prompt opened it), then the text that
+    the template writes after an answer.
     """
     tag, answer = OPEN_TAG.search(prompt), messages[-1]
     reasoning, _, said = answer.content.rpartition(f"</{tag[1]}>") if tag else ("", "", answer.content)
@@ -176,18 +176,18 @@ def _continue(messages: Sequence[Message], prompt: str, text: str, tail: str) ->
 
 
 def _lead(tag: re.Match[str], reasoning: str) -> str:
-    """Return what stands between a prompt that opens the reasoning with ``tag`` and the answer."""
+    """Return the text between the answer and a prompt that opens the reasoning with ``tag``."""
     thought = reasoning.strip().removeprefix(f"<{tag[1]}>").strip()
     return f"{thought}\n</{tag[1]}>\n\n" if thought else f"</{tag[1]}>\n\n"
 
 
 def _dense(text: str) -> str:
-    """Return ``text`` without white space, which templates trim and add."""
+    """Remove white space from ``text``, as templates trim and add it."""
     return "".join(text.split())
 
 
 def apply(messages: Sequence[Message], template: Template, **options: bool) -> Any:
-    """Return what the template makes of ``messages`` within the time limit: a text, or tokens."""
+    """Apply the template to ``messages`` within the time limit; return a text, or tokens."""
     with _judged(messages):
         turns = _turns(messages, template.in_parts)
         tools = [*template.tools] or None
@@ -195,9 +195,9 @@ def apply(messages: Sequence[Message], template: Template, **options: bool) -> A
 
 
 def marks(messages: Sequence[Message], template: Template) -> tuple[str, list[tuple[int, int]]]:
-    """Return the text of ``messages``, and where in it the template's ``{% generation %}`` marks lie.
+    """Return the text of ``messages`` and the spans of the template's ``{% generation %}`` marks in it.
 
-    ``apply_chat_template`` gives them as tokens alone, of a text that it tokenises once more.
+    ``apply_chat_template`` gives the spans only as tokens, of a text that it tokenises again.
     """
     tokenizer, tools = template.tokenizer, [*template.tools] or None
     with _judged(messages):
@@ -221,17 +221,17 @@ def _judged(messages: Sequence[Message]) -> Iterator[None]:
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """Limit what a template may take, wherever one is applied.
+    """Limit the time and memory of applying a template.
 
     Raises:
-        ModelFault: it takes too long (``core/deadline.py``), or asks for more memory than there is.
+        ModelFault: it takes too long (``core/deadline.py``), or needs more memory than there is.
     """
-    late = f"the chat template takes over {TEMPLATE_SECONDS:.0f} s a conversation: use another"
+    late = f"the chat template takes over {TEMPLATE_SECONDS:.0f} s for a conversation: use another"
     try:
         with within(TEMPLATE_SECONDS, ModelFault(late)):
             yield
     except MemoryError as error:
-        raise ModelFault("the chat template takes more memory than there is: use another") from error
+        raise ModelFault("the chat template needs more memory than there is: use another") from error
 
 
 def _turns(messages: Sequence[Message], in_parts: bool) -> list[dict[str, Any]]:
@@ -241,7 +241,7 @@ def _turns(messages: Sequence[Message], in_parts: bool) -> list[dict[str, Any]]:
     return turns
 
 
-@lru_cache(maxsize=8)  # the vocabulary of added tokens is walked in milliseconds
+@lru_cache(maxsize=8)  # walking the added tokens takes milliseconds
 def _template_of(
     tokenizer: PreTrainedTokenizerBase, source: str, size: int, names: tuple[str, ...]
 ) -> Template:
@@ -252,7 +252,7 @@ def _template_of(
             in_parts = PLACE not in tokenizer.apply_chat_template(probe, tokenize=False)
     except ModelFault:
         raise
-    except Exception:  # whatever a template raises is judged where a conversation is written (``apply``)
+    except Exception:  # errors of the template are reported when a conversation is written (``apply``)
         in_parts = True
     special = frozenset(added | set(tokenizer.all_special_ids))
     return Template(tokenizer, special, names, in_parts, MARKED.search(source) is not None)

@@ -1,8 +1,8 @@
-"""Checkpoints of a training run in the store: committed whole, found again by the run's identity.
+"""Checkpoints of a training run in the store, committed atomically under the run's identity.
 
 Layout: ``trainings/<training_id>/step-<8 digits>/{weights,optimizer}.safetensors, progress.json`` and, last
-of all, the manifest with the SHA-256 of each. A checkpoint without a manifest, or with one that does not
-verify, does not exist. No pickle anywhere, and no random state: the loop seeds each step by its number.
+of all, the manifest with their SHA-256. A checkpoint whose manifest is missing or does not verify is ignored.
+No pickle, and no random state: the loop seeds each step by its number.
 """
 
 import json
@@ -24,19 +24,19 @@ from deepcuts.components.training.lease import Lease
 
 
 class TrainingProgress(NamedTuple):
-    """How far a run is; what a resumed one starts from."""
+    """Progress of a run, from which it is resumed."""
 
     step: int
-    """Steps done, so also the index of the next one."""
+    """Steps done; also the index of the next step."""
     tokens: int
     answer_tokens: int
     padding_tokens: int
     curve: list[dict[str, float]]
-    """One record a step: tokens, loss, learning_rate, grad_norm."""
+    """One record per step: tokens, loss, learning_rate, grad_norm."""
     compiled: bool | None = None
-    """What a compile trial decided; a resumed run keeps to it, for compiled sums round otherwise."""
+    """Decision of the compile trial; a resumed run keeps it, because compiled sums round differently."""
     shared_tokens: int = 0
-    """Trained tokens that were not computed: an example before had computed them (``prefixes.py``)."""
+    """Trained tokens not computed again because an earlier example shares them (``prefixes.py``)."""
 
     @property
     def computed_tokens(self) -> int:
@@ -45,20 +45,20 @@ class TrainingProgress(NamedTuple):
 
 
 class Checkpoints:
-    """The committed checkpoints of one training run; with a ``lease``, none is written after it is lost."""
+    """The committed checkpoints of a training run; with a ``lease``, none is written after it is lost."""
 
     def __init__(self, store: Store, training_id: str, keep: int, lease: Lease | None = None) -> None:
         self._store, self._prefix, self._keep = store, f"trainings/{training_id}", keep
         self._lease = lease
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: TrainingProgress) -> int:
-        """Commit a checkpoint, then delete all but the newest ``keep`` up to it; returns its bytes.
+        """Commit a checkpoint, then delete older ones except the newest ``keep``; return its size in bytes.
 
-        Later ones are a larger budget's: were they counted, a smaller one would delete what it just saved.
+        Later checkpoints, of a run with a larger budget, are neither counted nor deleted.
 
         Raises:
-            DataError: a weight is infinite or no number; the checkpoints before stay.
-            StoreError: the store stays away, or another process holds the lease.
+            DataError: a weight is infinite or NaN; earlier checkpoints are kept.
+            StoreError: the store is unreachable, or another process holds the lease.
         """
         if self._lease:
             self._lease.renew()
@@ -79,13 +79,13 @@ class Checkpoints:
     def resume(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, limit_tokens: int
     ) -> TrainingProgress | None:
-        """Put the newest checkpoint that verifies into model and optimizer; None when there is none.
+        """Load the newest valid checkpoint into model and optimizer; return None if there is none.
 
-        One beyond ``limit_tokens`` (a run with a larger budget wrote it) is passed over, as is one that is
-        torn. An outage is not: it would restart the run and lose what is in the store.
+        Skips checkpoints beyond ``limit_tokens`` (of a run with a larger budget) and damaged ones. An outage
+        is an error, because skipping would restart the run and lose what is in the store.
 
         Raises:
-            StoreError: the store stays away.
+            StoreError: the store is unreachable.
         """
         for step in reversed(self.steps()):
             with tempfile.TemporaryDirectory(prefix="checkpoint-") as scratch:
@@ -108,10 +108,10 @@ class Checkpoints:
         return None
 
     def fetch(self, step: int, folder: Path) -> TrainingProgress:
-        """Download a checkpoint's weights, verified: ``weights.safetensors`` in ``folder``; for a watcher.
+        """Download a checkpoint's weights, verified, to ``weights.safetensors`` in ``folder``.
 
         Raises:
-            FileNotFoundError, Torn: it has been deleted by now, or does not verify.
+            FileNotFoundError, Torn: the checkpoint has been deleted meanwhile, or does not verify.
         """
         manifest = manifest_at(self._store, self._key(step))["files"]
         progress = folder.with_name("progress.json")
@@ -135,10 +135,10 @@ class Checkpoints:
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
-    """Put a checkpoint's trained weights into a model that was adapted by the same Recipe.
+    """Load a checkpoint's trained weights into a model prepared by the same Recipe.
 
     Raises:
-        DataError: other names or shapes than the model trains.
+        DataError: the names or shapes differ from those the model trains.
     """
     parameters = models.trainable(model)
     weights = load_file(folder / "weights.safetensors")
@@ -148,13 +148,13 @@ def load_weights(model: nn.Module, folder: Path) -> None:
 
 
 def put_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Put trained weights, as ``whole_weights`` gave them, into a model that trains the same."""
+    """Load trained weights, as returned by ``whole_weights``, into a model that trains the same ones."""
     for name, parameter in models.trainable(model).items():
         sharding.copy_into_shard(parameter, weights[name])
 
 
 def assist(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
-    """Send what the main process saves, where weights are sharded; keeps none of it."""
+    """Take part in gathering sharded weights that the main process saves."""
     for _ in whole_weights(model):
         pass
     if optimizer:
@@ -163,7 +163,7 @@ def assist(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> 
 
 
 def whole_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield the trained weights by name, on the CPU; where they are sharded, every process must ask."""
+    """Yield the trained weights by name, on the CPU; if they are sharded, every process must call this."""
     for name, parameter in models.trainable(model).items():
         yield name, sharding.full_tensor(parameter)
 
@@ -184,7 +184,7 @@ def _load_optimizer(
         state: dict[str, Any] = {
             key.rsplit("|", 1)[1]: value for key, value in tensors.items() if key.rsplit("|", 1)[0] == name
         }
-        # fused AdamW keeps ``step`` on the parameter's device in float32, as it was saved
+        # fused AdamW keeps ``step`` in float32 on the parameter's device, as saved
         optimizer.state[parameter] = {
             key: sharding.shard_like(value, parameter) for key, value in state.items()
         }

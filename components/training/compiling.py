@@ -1,8 +1,8 @@
-"""torch.compile where it pays (cut 5): a trial, its price, and a verdict.
+"""Use torch.compile if it pays off (cut 5): run a trial, price it, decide.
 
-The blocks of a model are compiled, not the whole: they share one compiled code, the packed attention between
-stays as it is, and parameters keep their names (no ``_orig_mod.``). Compiled code is kept by inductor in
-``TORCHINDUCTOR_CACHE_DIR``: trials of a search that share this folder compile once.
+Blocks are compiled, not the whole model: they share the compiled code, packed attention stays eager, and
+parameters keep their names (no ``_orig_mod.``). Inductor keeps compiled code in ``TORCHINDUCTOR_CACHE_DIR``;
+trials of a search that share this folder compile once.
 """
 
 import math
@@ -19,29 +19,29 @@ from deepcuts.components.core.receipts import Facts
 from deepcuts.components.training.blocks import blocks_of
 
 COMPILE_SECONDS = 40.0
-"""About what compiling takes: 22 to 30 s for a small Llama, 39 to 43 s with LoRA (CPU, torch 2.13, cold)."""
+"""Approximate compile time: 22 to 30 s for a small Llama, 39 to 43 s with LoRA (CPU, torch 2.13, cold)."""
 MAX_LOST = 0.01
-"""A trial that ends in a refusal may cost so much of what remains of the run, no more."""
+"""Largest share of the rest of the run that a trial ending in a refusal may cost."""
 ROUNDS = 5
-"""Pairs of steps that all must be faster compiled: by chance one trial in 32. With three, by their medians, a
-busy machine took a step that was as fast as eager for 20 % faster."""
+"""Pairs of steps that must all be faster compiled (by chance: one trial in 32). With the medians of three
+pairs, an equally fast step looked 20 % faster on a busy machine."""
 
 
 class CompileDecision(NamedTuple):
-    """Whether a run is compiled, why, and what the answer took."""
+    """Whether a run is compiled, why, and what the trial cost."""
 
     compiled: bool | None
-    """None: not decided, eager until it is."""
+    """None: not decided yet, so eager."""
     reason: str
     compile_seconds: float = 0.0
-    """Of the whole trial, timed steps included: it trains nothing."""
+    """Seconds of the whole trial, including timed steps, which train nothing."""
     eager_step_seconds: float | None = None
     """Forward and backward passes of one step."""
     compiled_step_seconds: float | None = None
 
     @property
     def break_even_steps(self) -> int | None:
-        """Count the compiled steps that pay back the trial; None if none do."""
+        """Return the number of compiled steps that pay back the trial; None if it never does."""
         if self.eager_step_seconds is None or self.compiled_step_seconds is None:
             return None
         saved = self.eager_step_seconds - self.compiled_step_seconds
@@ -59,19 +59,19 @@ class CompileDecision(NamedTuple):
 
 
 def refuse_untried(eager_step_seconds: float, remaining_steps: int) -> str | None:
-    """Return why a trial is not worth its risk, or None: then even a lost one costs at most ``MAX_LOST``."""
+    """Return why a trial is too risky, or None if even a failed one costs at most ``MAX_LOST``."""
     remaining = eager_step_seconds * remaining_steps
     trial = COMPILE_SECONDS + 2 * (1 + ROUNDS) * eager_step_seconds
     if remaining * MAX_LOST >= trial:
         return None
     return (
-        f"not tried: about {trial:.0f} s to compile and try are more than {MAX_LOST:.0%} of the "
+        f"not tried: about {trial:.0f} s to compile and try is more than {MAX_LOST:.0%} of the "
         f"{remaining:.0f} s that the last {remaining_steps} steps take"
     )
 
 
 def before(setting: str, decided: bool | None) -> CompileDecision:
-    """Return the verdict before any trial: of the Recipe's ``compile`` and of the run that is resumed."""
+    """Return the decision before any trial, from the Recipe's ``compile`` or the run being resumed."""
     if setting == "off":
         return CompileDecision(False, "recipe.compile is off")
     if setting == "auto" and decided is False:
@@ -82,23 +82,24 @@ def before(setting: str, decided: bool | None) -> CompileDecision:
 def judge(
     eager: float, compiled: float, compile_seconds: float, won: bool, steps_left: int, insist: bool
 ) -> CompileDecision:
-    """Return the verdict on a trial's times (seconds; a step's passes); compiling is paid either way."""
+    """Decide from a trial's times (seconds per step's passes); compiling is paid for either way."""
     verdict = CompileDecision(insist or won, "", compile_seconds, eager, compiled)
-    change = f"{compiled / eager - 1:+.1%} seconds a step, {compile_seconds:.1f} s to compile and try"
+    change = f"{compiled / eager - 1:+.1%} seconds per step, {compile_seconds:.1f} s to compile and try"
     steps = verdict.break_even_steps
     if steps is None:
         return verdict._replace(reason=f"{change}: slower than eager")
     if not won:
         return verdict._replace(reason=f"{change}: not faster in each of {ROUNDS} pairs of steps")
-    pays = "pays" if steps <= steps_left else "does not pay any more, though faster from here"
+    pays = "pays off" if steps <= steps_left else "does not pay off any more, though faster from here"
     return verdict._replace(reason=f"{change}: {pays}, break-even after {steps} of {steps_left} steps")
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Compile the blocks in place: one graph for all numbers and widths of rows, another for one row.
+    """Compile the blocks in place: one graph for all shapes with several rows, another for a single row.
 
-    With one shape passes had to be filled up with empty rows, which cost more than fusing saved: all weights
-    of a Llama of width 64 or 128 took 4 to 9 % more CPU time a step than eager, and take 4 to 12 % less so.
+    With fixed shapes, passes had to be padded with empty rows, which cost more than fusing saved: full
+    fine-tuning of a Llama of width 64 or 128 took 4 to 9 % more CPU time per step than eager; now 4 to 12 %
+    less.
     """
     for block in blocks_of(model):
         block.compile(dynamic=True)
@@ -117,13 +118,13 @@ class Times(NamedTuple):
     compiled: float
     trial: float
     won: bool
-    """The compiled call was the faster one each time."""
+    """The compiled call was faster every time."""
     failure: str
     """Why it does not compile here; empty if it does."""
 
 
 def time_both(passes: Callable[[], object]) -> Times:
-    """Time passes through blocks that are compiled: eager and compiled ones in turn, after one of each."""
+    """Time passes through compiled blocks, alternating eager and compiled, after a warm-up of each."""
     began = time.perf_counter()
     pairs = []
     try:
@@ -131,7 +132,7 @@ def time_both(passes: Callable[[], object]) -> Times:
             with torch.compiler.set_stance("force_eager"):
                 eager_seconds = _seconds(passes)
             pairs.append((eager_seconds, _seconds(passes)))
-    except (RuntimeError, OSError) as error:  # no C++ compiler, or code that inductor cannot make
+    except (RuntimeError, OSError) as error:  # no C++ compiler, or inductor fails
         torch._dynamo.reset()
         words = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         return Times(0.0, 0.0, time.perf_counter() - began, False, f"it does not compile here ({words})")

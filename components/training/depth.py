@@ -1,8 +1,7 @@
-"""How deep a training goes (``recipe.trained_layers``): its upper blocks, and what the head does after them.
+"""Train only the top blocks of a model (``recipe.trained_layers``), and the head after them.
 
-Nothing below the lowest trained block needs a gradient, so autograd records nothing there and keeps nothing:
-the forward pass is all that those blocks cost. Embeddings lie below too, and where the head is tied to them
-it stays as it is.
+Blocks below the lowest trained one need no gradient, so autograd keeps nothing there and they cost only the
+forward pass. Embeddings are below, too; a head tied to them stays frozen.
 """
 
 import msgspec
@@ -15,7 +14,7 @@ from deepcuts.components.training.models import is_tied
 
 
 def upper_blocks(model: nn.Module, recipe: Recipe) -> list[tuple[str, nn.Module]]:
-    """Return the blocks that the Recipe trains, by name, the lowest first.
+    """Return the blocks the Recipe trains, by name, lowest first.
 
     Raises:
         ValueError: the model has fewer.
@@ -26,14 +25,14 @@ def upper_blocks(model: nn.Module, recipe: Recipe) -> list[tuple[str, nn.Module]
     count = recipe.trained_of(len(blocks))
     if not 0 < count <= len(blocks):
         raise ValueError(
-            f"recipe.trained_layers {recipe.trained_layers}: this model has {len(blocks)} blocks: take at "
-            "most as many, a share of them, or all"
+            f"recipe.trained_layers {recipe.trained_layers}: this model has {len(blocks)} blocks: give at "
+            "most that many, a share of them, or all"
         )
     return blocks[len(blocks) - count :]
 
 
 def freeze_below(model: PreTrainedModel, recipe: Recipe) -> None:
-    """Leave only the upper blocks, the norms after them, and a head of its own to be trained."""
+    """Freeze everything but the top blocks, the norms after them, and an untied head."""
     if recipe.trained_layers == "all":
         return
     trained = [block for _, block in upper_blocks(model, recipe)]
@@ -53,12 +52,12 @@ def freeze_below(model: PreTrainedModel, recipe: Recipe) -> None:
 
 
 def trains_head(model: PreTrainedModel, recipe: Recipe) -> bool:
-    """Return whether a run of all weights trains the output layer."""
+    """Tell whether full fine-tuning trains the output layer."""
     return recipe.method == "full" and (recipe.trained_layers == "all" or not is_tied(model))
 
 
 def recompute_above(model: nn.Module, recipe: Recipe) -> None:
-    """Checkpoint one in this many trained blocks; below them there is nothing to recompute."""
+    """Checkpoint every k-th of the trained blocks; below them there is nothing to recompute."""
     trained = {id(block) for _, block in upper_blocks(model, recipe)}
     number = 0
     for block in blocks_of(model):
@@ -68,13 +67,13 @@ def recompute_above(model: nn.Module, recipe: Recipe) -> None:
 
 
 def forget_inputs(model: PreTrainedModel, recipe: Recipe) -> None:
-    """Undo the embeddings' requires_grad, which transformers and peft set for checkpointing."""
+    """Undo requires_grad of the embeddings, which transformers and peft set for checkpointing."""
     if recipe.trained_layers != "all":
         model.disable_input_require_grads()
 
 
 def in_first_blocks(recipe: Recipe, kept: int, total: int) -> tuple[Recipe, int]:
-    """Return the Recipe for a model cut to ``kept`` of ``total`` blocks, and the trained ones it lacks."""
+    """Return the Recipe for a model cut to ``kept`` of ``total`` blocks, and the trained ones it lost."""
     trained = recipe.trained_of(total)
     if trained == total:
         return recipe, total - kept
@@ -83,11 +82,11 @@ def in_first_blocks(recipe: Recipe, kept: int, total: int) -> tuple[Recipe, int]
 
 
 def describe(model: PreTrainedModel, recipe: Recipe) -> str:
-    """Say which blocks are trained, and what becomes of embeddings and head."""
+    """Describe which blocks are trained, and whether embeddings and head are."""
     if recipe.trained_layers == "all":
         return "all"
     blocks, upper = language_blocks(model), upper_blocks(model, recipe)
     if recipe.method == "lora":
-        return f"adapters on the upper {len(upper)} of {len(blocks)} blocks"
-    head = "the head, which is tied to them, too" if is_tied(model) else "not the head"
-    return f"the upper {len(upper)} of {len(blocks)} blocks; embeddings are frozen, {head}"
+        return f"adapters on the top {len(upper)} of {len(blocks)} blocks"
+    head = "and so is the head, which is tied to them" if is_tied(model) else "the head is not"
+    return f"the top {len(upper)} of {len(blocks)} blocks; embeddings are frozen, {head}"

@@ -1,8 +1,8 @@
-"""Locate the examples of a micro-batch from its positions: those packed in a row, and those of a tree.
+"""Locate the examples of a micro-batch, packed in rows or in a tree, from its positions.
 
-Positions restart at 0 with each example. Where they go back to another number, an example continues from the
-tokens at the positions before it, the latest of each: it shares them with an example before
-(``prefixes.py``). So the positions alone say what attends to what.
+Positions restart at 0 with each example. If they go back to another number n, the example shares the first n
+tokens with earlier ones: it continues from the latest tokens at those positions (``prefixes.py``). So the
+positions alone determine what attends to what.
 """
 
 from collections.abc import Iterator
@@ -13,41 +13,41 @@ import torch
 from torch import Tensor
 
 GROUP_WASTE = 1.15
-"""Examples share a group while the longest is at most this many times the shortest."""
+"""In a group, the longest example is at most this many times the shortest."""
 
 
 class Group(NamedTuple):
-    """Examples of like lengths, which attention takes together: token numbers in the flattened batch."""
+    """Examples of similar lengths, processed together by attention: token indices in the flattened batch."""
 
     queries: Tensor
     """(examples, longest); short ones repeat their last token."""
     keys: Tensor
-    """The same tensor, or (bundles, prefix and longest) where the queries go on from a prefix."""
+    """The same tensor, or (bundles, prefix + longest) if the queries continue a prefix."""
     mask: Tensor | None
-    """(bundles, 1, queries, keys) of what a query sees; None: causal."""
+    """(bundles, 1, queries, keys): the keys each query sees; None: causal."""
 
 
 @dataclass(frozen=True, eq=False)
 class Documents:
-    """Where the examples of a (B, T) micro-batch lie, flattened to B * T tokens.
+    """Positions of the examples of a (B, T) micro-batch, flattened to B * T tokens.
 
-    No tuple: torch.compile looks into those, and would recompile for each layout.
+    Not a tuple: torch.compile looks into tuples and would recompile for each layout.
     """
 
     groups: tuple[Group, ...]
     places: Tensor
-    """(B * T,): where each token's output stands among the groups' outputs laid end to end."""
+    """(B * T,): index of each token's output in the concatenated outputs of the groups."""
     positions: Tensor
     """(B * T,)"""
 
 
 class Bundle(NamedTuple):
-    """Branches of one prefix, which attend to it together: its keys are gathered once for all of them."""
+    """Branches of one prefix that attend to it together, so that its keys are gathered once."""
 
     prefix: Tensor
-    """Token numbers, first to last."""
+    """Token indices, first to last."""
     own: Tensor
-    """Token numbers of the branches, one behind the other."""
+    """Token indices of the branches, concatenated."""
 
 
 def find_documents(positions: Tensor) -> Documents:
@@ -69,7 +69,7 @@ def find_documents(positions: Tensor) -> Documents:
 
 
 def examples_of(positions: Tensor) -> Iterator[tuple[Tensor, int]]:
-    """Yield the token numbers of each example, first to last, and how many of them are a shared prefix."""
+    """Yield each example's token indices, first to last, and how many of them are a shared prefix."""
     flat = positions.flatten().cpu()
     latest = torch.zeros(int(flat.max()) + 1, dtype=torch.long)
     for start, length in zip(*(found.tolist() for found in _runs(flat)), strict=True):
@@ -79,7 +79,7 @@ def examples_of(positions: Tensor) -> Iterator[tuple[Tensor, int]]:
 
 
 def _runs(flat: Tensor) -> tuple[Tensor, Tensor]:
-    """Return where positions do not go on by one, and the tokens up to the next such place."""
+    """Return where positions do not increase by one, and the number of tokens up to the next such place."""
     goes_on = torch.zeros(len(flat), dtype=torch.bool)
     goes_on[1:] = flat[1:] == flat[:-1] + 1
     starts = (~goes_on).nonzero()[:, 0]
@@ -87,7 +87,7 @@ def _runs(flat: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _alike(starts: Tensor, lengths: Tensor) -> Iterator[Tensor]:
-    """Yield the token numbers (examples, longest) of runs of like lengths, the longest first."""
+    """Yield the token indices (examples, longest) of runs of similar lengths, longest first."""
     order, first = torch.argsort(lengths, descending=True, stable=True), 0
     while first < len(order):
         longest = int(lengths[order[first]])
@@ -98,7 +98,7 @@ def _alike(starts: Tensor, lengths: Tensor) -> Iterator[Tensor]:
 
 
 def _branch_groups(flat: Tensor, starts: Tensor, lengths: Tensor) -> Iterator[Group]:
-    """Yield groups of bundles: equally long prefixes, branches of like lengths together."""
+    """Yield groups of bundles with equally long prefixes and branches of similar lengths."""
     bundles = sorted(_bundles(flat, starts), key=lambda one: (-len(one.prefix), -len(one.own)))
     run = torch.repeat_interleave(torch.arange(len(starts)), lengths)
     first = 0
@@ -117,22 +117,22 @@ def _branch_groups(flat: Tensor, starts: Tensor, lengths: Tensor) -> Iterator[Gr
         seen = (run[own][:, :, None] == run[own][:, None, :]) & (
             flat[own][:, None, :] <= flat[own][:, :, None]
         )
-        seen &= (columns < counts[:, None])[:, None, :]  # a repeated token is seen once
+        seen &= (columns < counts[:, None])[:, None, :]  # a repeated token counts once
         mask = torch.cat([torch.ones(len(group), longest, shared, dtype=torch.bool), seen], dim=2)
         yield Group(own, keys, mask[:, None])
 
 
 def _bundles(flat: Tensor, starts: Tensor) -> Iterator[Bundle]:
-    """Yield the branches of each prefix, together while they are no longer than it is.
+    """Yield the branches of each prefix, bundled while they are together no longer than the prefix.
 
-    So no more keys are gathered than twice the tokens that are computed, and no query is compared with more
-    than twice what it sees.
+    This gathers at most twice as many keys as there are computed tokens, and compares a query with at most
+    twice as many keys as it sees.
     """
     if not bool(flat[starts].any()):
         return
     branches: dict[int, tuple[Tensor, list[Tensor]]] = {}
     for tokens, shared in examples_of(flat):
-        if shared:  # its last token names a prefix
+        if shared:  # its last token identifies a prefix
             branches.setdefault(int(tokens[shared - 1]), (tokens[:shared], []))[1].append(tokens[shared:])
     for prefix, owns in branches.values():
         bundle: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""Which field of a JSON file a library choked on, by leaving each out: libraries rarely say."""
+"""Find the field of a JSON file that a library fails on, by removing one field at a time."""
 
 import contextlib
 import copy
@@ -13,17 +13,17 @@ from deepcuts.components.core.errors import DataError, is_panic
 from deepcuts.components.training import model_files
 
 SEARCH_SECONDS = 30.0
-"""A try takes milliseconds (a model of a few layers, a tokenizer) to 2 s (126 layers)."""
+"""A trial takes milliseconds (a model of a few layers, a tokenizer) to 2 s (126 layers)."""
 
 FieldPath = tuple[str, ...]
-"""A field: its key, or two where it lies in an object."""
+"""A field: its key, or two keys if it is inside an object."""
 
 
 @contextlib.contextmanager
 def named(folder: Path, files: tuple[str, ...], works: Callable[[Path], object]) -> Iterator[None]:
-    """Prefix a DataError of the body with the field of ``files`` without which ``works`` on a copy of it all.
+    """Name in a DataError of the body the field of ``files`` at fault: without it ``works`` succeeds.
 
-    Nothing is put there where no single field is at fault.
+    The message stays as it is if no single field is at fault.
     """
     try:
         yield
@@ -33,7 +33,7 @@ def named(folder: Path, files: tuple[str, ...], works: Callable[[Path], object])
 
 
 def blame(error: DataError, folder: Path, files: tuple[str, ...], works: Callable[[Path], object]) -> None:
-    """Raise ``error`` again with the field at fault before its message, if one is found (see ``named``)."""
+    """Raise ``error`` with the field at fault in front of its message, if one is found (see ``named``)."""
     said = str(error)
     if found := _found(folder, files, works, said):
         file, place = found
@@ -43,7 +43,7 @@ def blame(error: DataError, folder: Path, files: tuple[str, ...], works: Callabl
 def _found(
     folder: Path, files: tuple[str, ...], works: Callable[[Path], object], said: str
 ) -> tuple[str, FieldPath] | None:
-    """Return (file, path) of the first field without which ``works`` does; None if none is found in time."""
+    """Return (file, path) of the first field without which ``works`` succeeds; None if not found in time."""
     late = within(SEARCH_SECONDS, TimeoutError("no field found in time"))
     with tempfile.TemporaryDirectory() as scratch, contextlib.suppress(TimeoutError), late:
         trial = Path(scratch)
@@ -53,7 +53,7 @@ def _found(
         for file in files:
             try:
                 value = model_files.read_object(folder / file)
-            except (DataError, FileNotFoundError):  # no fields
+            except (DataError, FileNotFoundError):  # the file has no fields
                 continue
             for place in sorted(_places(value), key=lambda place: (place[-1] not in said, -len(place))):
                 trial.joinpath(file).unlink()
@@ -66,7 +66,7 @@ def _found(
 
 
 def _places(value: dict[str, Any]) -> Iterator[FieldPath]:
-    """Yield every field and, inside one that is an object, its fields."""
+    """Yield every field and the fields of those that are objects."""
     for key, inner in value.items():
         yield (key,)
         if isinstance(inner, dict):

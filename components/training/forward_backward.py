@@ -1,4 +1,4 @@
-"""The passes of a step: in micro-batches, compiled where it pays, smaller where memory runs out."""
+"""Run a step's forward and backward passes in micro-batches, compiled if it pays off."""
 
 import sys
 import time
@@ -19,14 +19,14 @@ from deepcuts.components.training.compiling import CompileDecision
 from deepcuts.components.training.render import Rendered
 
 WARM_STEPS = 3
-"""Eager steps whose fastest tells what a step takes."""
+"""Number of eager steps; the fastest gives the time of a step."""
 
 
 class ForwardBackward:
-    """This rank's passes over a loss, which accelerate has ``wrapped`` for several ranks.
+    """This rank's passes over a loss; ``wrapped`` is accelerate's version of it for several ranks.
 
-    ``compiled``: what the run decided before it was resumed, None if nothing. ``shared``: whether the passes
-    compute shared prefixes once (``sharing.py``).
+    ``compiled`` is the decision from before the run was resumed, None if there was none. ``shared`` tells
+    whether shared prefixes are computed once (``sharing.py``).
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ForwardBackward:
             else compiling.before(recipe.compile, compiled)
         )
         self.saved_tensor_bytes: int | None = None
-        """What autograd kept of the first micro-batch; where weights are sharded it keeps them too: None."""
+        """Bytes autograd kept of the first micro-batch; None with sharded weights, as it keeps those, too."""
         self.micro_batch_size = recipe.micro_batch_size
         self._loss, self._wrapped, self._data, self._steps = loss, wrapped, data, steps
         self._lengths = [len(rendered.ids) for rendered in data]
@@ -56,12 +56,12 @@ class ForwardBackward:
         self._step_seconds: list[float] = []
 
     def decide(self, step: OptimizerStep) -> None:
-        """Decide before a step whether to compile, once the cost and the gain are known."""
+        """Decide before a step whether to compile, once cost and gain are known."""
         if self.verdict.compiled is None and len(self._step_seconds) == (0 if self._insist else WARM_STEPS):
             self._try_compiled(len(self._steps) - step.number)
 
     def run(self, step: OptimizerStep) -> tuple[Tensor, int]:
-        """Leave a step's gradients in the parameters; (nats on this rank, computed tokens on all ranks)."""
+        """Compute a step's gradients; return (nats on this rank, computed tokens on all ranks)."""
         began = time.perf_counter()
         while True:
             try:
@@ -69,7 +69,7 @@ class ForwardBackward:
                 break
             except torch.cuda.OutOfMemoryError as error:
                 self._halve(error)
-            self._forget_gradients()  # not in the except clause: its traceback keeps every activation alive
+            self._forget_gradients()  # not in the except clause, whose traceback keeps every activation alive
             torch.cuda.empty_cache()
         self._step_seconds.append(time.perf_counter() - began)
         return done
@@ -79,7 +79,7 @@ class ForwardBackward:
         compiling.uncompile_blocks(self._loss)
 
     def _accumulate(self, step: OptimizerStep, synchronise: bool = True) -> tuple[Tensor, int]:
-        # dropout depends on step and rank alone, so a resumed run draws what an uncut one draws
+        # dropout depends only on step and rank, so a resumed run draws the same as an uninterrupted one
         torch.manual_seed(_step_seed(self._recipe.seed, step.number, self._accelerator.process_index))
         batches, computed_tokens = self._micro_batches(step)
         answer_tokens = max(1, count_targets(step, self._data))
@@ -95,7 +95,7 @@ class ForwardBackward:
         return total, computed_tokens
 
     def _micro_batches(self, step: OptimizerStep) -> tuple[list[MicroBatch], int]:
-        """Return this rank's passes of a step, and the tokens of all ranks'."""
+        """Return this rank's passes of a step, and the tokens of all ranks."""
         recipe = msgspec.structs.replace(self._recipe, micro_batch_size=self.micro_batch_size)
         rank, world = self._accelerator.process_index, self._accelerator.num_processes
         if self._shared:
@@ -108,7 +108,7 @@ class ForwardBackward:
     def _forward(self, batch: MicroBatch) -> Tensor:
         tensors = [tensor.to(self._accelerator.device, non_blocking=True) for tensor in batch]
         if self._sharded:
-            with self._accelerator.autocast():  # which accelerate puts around the others by itself
+            with self._accelerator.autocast():  # accelerate adds it to the others by itself
                 return self._wrapped(*tensors)  # type: ignore[no-any-return]
         if self.saved_tensor_bytes is not None:
             return self._wrapped(*tensors)  # type: ignore[no-any-return]
@@ -118,17 +118,17 @@ class ForwardBackward:
         return nats
 
     def _halve(self, error: torch.cuda.OutOfMemoryError) -> None:
-        """Halve the rows of a pass, and so double the passes of a step; once in a run.
+        """Halve the rows of a pass, which doubles the passes of a step; at most once per run.
 
         Raises:
-            MemoryError: there is nothing to halve, or other ranks wait for this one's gradients.
+            MemoryError: there is nothing to halve, or other ranks are waiting for this one's gradients.
         """
         halved = self.micro_batch_size < self._recipe.micro_batch_size
         if halved or self.micro_batch_size == 1 or self._accelerator.num_processes > 1:
             raise MemoryError(
                 f"out of device memory with micro-batches of {self.micro_batch_size} rows "
                 f"({str(error).splitlines()[0]}): lower recipe.micro_batch_size, set "
-                "gradient_checkpointing, or take a larger card"
+                "gradient_checkpointing, or use a larger GPU"
             ) from error
         self.micro_batch_size //= 2
         self.saved_tensor_bytes = None
@@ -145,12 +145,12 @@ class ForwardBackward:
                 self.verdict = self.verdict._replace(reason=refusal)
                 return
         compiling.compile_blocks(self._loss)
-        # on one step, wherever a run is resumed: inductor may look at the shapes that it meets first
+        # on one step, wherever a run is resumed: inductor may specialize on the first shapes it sees
         step = self._steps[min(WARM_STEPS, len(self._steps) - 1)]
         times = compiling.time_both(partial(self._accumulate, step, synchronise=False))
         self._forget_gradients()
-        failed = self._mean(float(bool(times.failure)))  # on any rank
-        won = self._mean(float(times.won)) == 1.0  # on all of them
+        failed = self._mean(float(bool(times.failure)))  # above 0 if it failed on any rank
+        won = self._mean(float(times.won)) == 1.0  # on all ranks
         eager, compiled, trial = (self._mean(seconds) for seconds in times[:3])
         if failed:
             reason = times.failure or "torch.compile failed on another rank"
@@ -161,7 +161,7 @@ class ForwardBackward:
             compiling.uncompile_blocks(self._loss)
 
     def _mean(self, value: float) -> float:
-        """Average over all ranks, so that all of them decide alike."""
+        """Average over all ranks, so that all make the same decision."""
         tensor = torch.tensor(value, dtype=torch.float64, device=self._accelerator.device)
         return float(self._accelerator.reduce(tensor, reduction="mean"))
 

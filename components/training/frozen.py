@@ -1,4 +1,4 @@
-"""Weights that are not trained at first (``recipe.frozen``)."""
+"""Keep weights frozen at the start of a run (``recipe.frozen``)."""
 
 import math
 
@@ -9,7 +9,7 @@ from deepcuts.components.training import adapters
 
 
 class Frozen:
-    """The weights of ``recipe.frozen``, until they are trained."""
+    """The weights of ``recipe.frozen``, until they are unfrozen."""
 
     def __init__(self, loss: nn.Module, recipe: Recipe, tokens: int) -> None:
         self._loss, self._parts = loss, recipe.frozen
@@ -19,13 +19,13 @@ class Frozen:
         self.unfreeze_after(tokens)
 
     def unfreeze_after(self, tokens: int) -> None:
-        """Train them from here on, once this many tokens are trained."""
+        """Unfreeze them once this many tokens are trained."""
         if self._parts and tokens >= self._until_tokens:
             self.check()
             adapters.unfreeze(self._loss)
             self._parts = []
 
     def check(self) -> None:
-        """Raise AssertionError when one has moved although it should not."""
+        """Raise AssertionError if a frozen weight has changed."""
         if self._parts and adapters.frozen_digest(self._loss) != self._digest:
-            raise AssertionError(f"weights of {self._parts} moved although they are frozen")
+            raise AssertionError(f"weights of {self._parts} changed although they are frozen")

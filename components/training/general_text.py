@@ -1,4 +1,4 @@
-"""General text, scored next to the task: what a model forgot while it learned (measure ``general``)."""
+"""Score general text to measure what a model forgot in training (measure ``general``)."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,12 +14,12 @@ from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.render import Rendered
 
 MEASURE = "general"
-"""``general`` for the text that ships, ``general:FILE`` for passages of your own, split by blank lines."""
+"""``general`` for the text we ship, ``general:FILE`` for your own passages, separated by blank lines."""
 SHIPPED = Path(__file__).parent / "general.txt"
 
 
 def path_of(measures: Sequence[str]) -> Path | None:
-    """Return the text that the measures ask for; None if they do not."""
+    """Return the text the measures ask for; None if they ask for none."""
     for measure in measures:
         if measure == MEASURE or measure.startswith(f"{MEASURE}:"):
             return Path(measure.partition(":")[2] or SHIPPED)
@@ -30,7 +30,7 @@ def passages(path: Path) -> list[str]:
     """Return the passages of a text.
 
     Raises:
-        DataError: fewer than two, between which no interval can be.
+        DataError: there are fewer than two, too few for an interval.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: give a text after {MEASURE}:, or {MEASURE} alone")
@@ -49,7 +49,7 @@ def score(
 ) -> list[Score]:
     """Score each passage as plain text, cut at ``context``: nats of every token but the first.
 
-    ``answer_nats`` is what the model's engine says of examples, as ``scoring.answer_nats`` does.
+    ``answer_nats`` scores examples with the model's engine, like ``scoring.answer_nats``.
     """
     rows = [tokenizer(text, verbose=False)["input_ids"][:context] for text in texts]
     nats = answer_nats([Rendered(row, [0] + [1] * (len(row) - 1)) for row in rows])
@@ -59,6 +59,6 @@ def score(
 def score_network(
     network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
 ) -> list[Score]:
-    """Score each passage by a transformers model, cut at its context."""
+    """Score each passage with a transformers model, cut at its context."""
     nats = partial(scoring.answer_nats, CompletionLoss(network))
     return score(nats, tokenizer, texts, models.context_length(network))

@@ -1,8 +1,8 @@
-"""Generation settings of a model: what ends an answer, what is never generated, and that they can be saved.
+"""Settle a model's generation settings: end tokens, tokens never generated, and settings that can be saved.
 
 A chat template ends an answer with one token, the tokenizer names another as its end, and the publisher's
-generation_config.json lists more (Gemma, Qwen's base models, Llama 3's, GLM). A model may stop on any of
-them: their union holds for scoring, chat, written answers and the released generation_config.json.
+generation_config.json lists more (Gemma, Qwen's base models, Llama 3, GLM). A model may stop on any of them,
+so scoring, chat, written answers and the released generation_config.json use their union.
 """
 
 import copy
@@ -23,7 +23,7 @@ FIX = "correct or remove it"
 
 
 def settle(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give a model generation settings that transformers saves.
+    """Give a model generation settings that transformers can save.
 
     They stop on every end token and never generate an id without a token (padded vocabularies).
     """
@@ -35,9 +35,9 @@ def settle(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def corrected(settings: GenerationConfig) -> tuple[GenerationConfig, str]:
-    """Return settings that transformers agrees to save, and what was changed, in words.
+    """Return settings that transformers will save, and a description of the changes.
 
-    Sampling values without ``do_sample`` were meant, so it is set; what cannot be kept is dropped; ids stay.
+    Sampling values without ``do_sample`` are taken to mean it; invalid values are dropped; token ids stay.
     """
     if not (reason := _refusal(settings)):
         return settings, KEPT
@@ -53,10 +53,10 @@ def corrected(settings: GenerationConfig) -> tuple[GenerationConfig, str]:
 
 
 def published(folder: Path) -> str:
-    """Return what ``corrected`` makes of the folder's generation_config.json, in words for the receipt.
+    """Describe, for the receipt, what ``corrected`` changes in the folder's generation_config.json.
 
     Raises:
-        DataError: it is not one.
+        DataError: the file is not a generation config.
     """
     if not folder.joinpath(FILE).exists():
         return "none"
@@ -69,7 +69,7 @@ def end_tokens(settings: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -
     named = settings.eos_token_id
     listed = [] if named is None else named if isinstance(named, list) else [named]
     ends = {*listed, tokenizer.eos_token_id}
-    with suppress(DataError, ValueError):  # no answer can be rendered: rendering one says so
+    with suppress(DataError, ValueError):  # no answer can be rendered; rendering one reports it
         ends.add(form_of(tokenizer).end)
     return sorted(end for end in ends if end is not None)
 
@@ -81,7 +81,7 @@ def ends_of(folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def decoding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **given: Any) -> GenerationConfig:
-    """Return the settings of one generation by a settled model; greedy unless ``given`` says otherwise."""
+    """Return the settings for generating with a settled model; greedy unless ``given`` says otherwise."""
     settings = model.generation_config
     ends = end_tokens(settings, tokenizer)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
@@ -100,12 +100,12 @@ def unnamed(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[
 
 
 def greedy(**given: Any) -> GenerationConfig:
-    """Return settings for one answer of one beam; what is left out comes from the model's own settings."""
+    """Return settings for one greedy answer; missing values come from the model's own settings."""
     return GenerationConfig(**{"do_sample": False, "num_beams": 1, "num_return_sequences": 1} | given)
 
 
 def read(folder: Path) -> tuple[GenerationConfig, str]:
-    """Return the folder's settings as transformers saves them, and what was changed in words."""
+    """Return the folder's settings as transformers saves them, and a description of the changes."""
     return corrected(GenerationConfig.from_pretrained(folder, local_files_only=True))
 
 

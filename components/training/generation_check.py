@@ -1,4 +1,4 @@
-"""Hold a stranger's generation_config.json against what generates with it, before hours of training do."""
+"""Test an untrusted generation_config.json by generating with it, before hours of training."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ from deepcuts.components.training import faulty_field, generation
 
 
 def check(folder: Path, rows: int) -> None:
-    """Refuse a generation_config.json that a model of ``rows`` tokens could not generate with.
+    """Refuse a generation_config.json with which a model of ``rows`` tokens cannot generate.
 
-    Two tokens of a stand-in of one layer and width 4: milliseconds, whatever the model's size.
+    Generates two tokens with a stand-in of one layer and width 4, which takes milliseconds.
 
     Raises:
-        DataError: what transformers says, and the field where one is at fault.
+        DataError: transformers' message, and the field at fault if there is one.
     """
     if not folder.joinpath(generation.FILE).exists():
         return
@@ -36,5 +36,5 @@ def _stand_in(rows: int) -> LlamaForCausalLM:
     config = LlamaConfig(
         vocab_size=rows, hidden_size=4, intermediate_size=4, num_hidden_layers=1, num_attention_heads=1
     )
-    with torch.random.fork_rng(devices=[]):  # nothing that is seeded may notice
+    with torch.random.fork_rng(devices=[]):  # so that seeded code is not affected
         return LlamaForCausalLM(config)

@@ -1,4 +1,4 @@
-"""Latency: milliseconds per generated token of one model against another, alternated in one process."""
+"""Compare two models' milliseconds per generated token, alternating them in one process."""
 
 import math
 import statistics
@@ -16,29 +16,29 @@ BATCHES = (1, 16)
 ROUNDS = 21
 """Alternations of reference and candidate; 21 put the 90 % interval of a median at ranks 7 and 15."""
 MIN_ROUNDS = 9
-"""What a slow model gets: as many put that interval at ranks 2 and 8."""
+"""Rounds for a slow model; 9 put that interval at ranks 2 and 8."""
 MAX_SECONDS = 20.0
-"""After as long no round begins above ``MIN_ROUNDS``: 21 of SmolLM2 in float32, 16 rows, took 8 minutes on a
-busy machine and said no more than 9."""
+"""Time after which only ``MIN_ROUNDS`` are completed: 21 rounds of SmolLM2 in float32 with 16 rows took 8
+minutes on a busy machine and showed no more than 9."""
 PROMPT_TOKENS = 16
 NEW_TOKENS = 8
-"""Decoded in one round: long enough for a clock, short enough for many alternations."""
+"""Tokens per round: enough to be timed, few enough for many alternations."""
 
 
 Decode = Callable[[int], float]
-"""Seconds of ``NEW_TOKENS`` decoding steps of this many rows."""
+"""Takes a number of rows, returns the seconds of ``NEW_TOKENS`` decoding steps."""
 
 
 class Latency(NamedTuple):
-    """Milliseconds per generated token (a decoding step over its rows), and candidate over reference."""
+    """Milliseconds per generated token (a decoding step over its rows), and candidate / reference."""
 
     reference_ms: float
     candidate_ms: float
     ratio: float
-    """Median over the rounds of candidate / reference, each pair measured back to back."""
+    """Median over rounds of candidate / reference; each pair is measured back to back."""
     low: float
     high: float
-    """At least 90 % interval of that median, by order statistics: nothing is assumed of the noise."""
+    """Interval of that median at 90 % or more, by order statistics, so without assumptions on the noise."""
 
 
 def compare(
@@ -48,9 +48,9 @@ def compare(
     rounds: int,
     timed: Heard = unheard,
 ) -> Latency:
-    """Alternate decoding of ``batch`` rows by both, after one warm-up round; who goes first alternates.
+    """Alternate decoding ``batch`` rows with both models, after one warm-up round; the first also alternates.
 
-    Fewer rounds are enough where they take long. ``timed`` is called after each round, and of those left out.
+    Slow models get fewer rounds. ``timed`` is called after each round, and for the rounds left out.
     """
     began = time.monotonic()
     decode = (reference, candidate)
@@ -71,7 +71,7 @@ def compare(
 
 
 def decode_seconds(model: PreTrainedModel, batch: int) -> float:
-    """Time ``NEW_TOKENS`` decoding steps after a prompt, which is not counted."""
+    """Time ``NEW_TOKENS`` decoding steps after a prompt, which does not count."""
     model.eval()
     generator = torch.Generator().manual_seed(0)
     vocabulary = model.get_input_embeddings().num_embeddings
@@ -86,9 +86,10 @@ def decode_seconds(model: PreTrainedModel, batch: int) -> float:
 
 
 def median_interval(ordered: Sequence[float]) -> tuple[float, float]:
-    """Return the order statistics that hold the median with at least 90 %: k-th smallest, k-th largest.
+    """Return the k-th smallest and k-th largest value, which enclose the median with at least 90 %.
 
-    k is the largest with P(Binomial(n, 1/2) < k) <= 5 %; below 5 values none is, and all the range is given.
+    k is the largest with P(Binomial(n, 1/2) < k) <= 5 %. Below 5 values there is none, so the range is
+    returned.
     """
     n = len(ordered)
     below = [sum(math.comb(n, i) for i in range(k)) / 2**n for k in range(n + 1)]

@@ -1,4 +1,4 @@
-"""Run a training step in one process for each CUDA device of its pod, as ``torchrun`` would."""
+"""Run a training step in one process per CUDA device of its pod, as ``torchrun`` does."""
 
 import os
 import sys
@@ -14,23 +14,23 @@ from deepcuts.components.core import cli, executor_input, recipe
 from deepcuts.components.core.orphans import end_with_parent
 
 GRACE_SECONDS = 30
-"""What processes get after SIGTERM to commit a checkpoint."""
+"""Time for processes to commit a checkpoint after SIGTERM."""
 RECEIPT_SECONDS = 10.0
 
 
 def main(step: cli.StepFunction, module: str) -> None:
-    """Run ``cli.main`` in as many processes as the ``--recipe`` flag and this machine's devices ask for."""
+    """Run ``cli.main`` in as many processes as the ``--recipe`` flag and this machine's devices call for."""
     argv = sys.argv[1:]
     if "RANK" in os.environ:
-        end_with_parent()  # it starts us in a session of our own, where no signal to it reaches us
+        end_with_parent()  # the launcher starts us in a new session, which its signals do not reach
         try:
             cli.main(step)
         except SystemExit as end:
-            if end.code and os.environ["RANK"] != "0":  # the launcher ends the others at once: the main
-                time.sleep(RECEIPT_SECONDS)  # process, which fails of the same, writes the receipt
+            if end.code and os.environ["RANK"] != "0":  # the launcher would end the main process, which
+                time.sleep(RECEIPT_SECONDS)  # fails with the same error and still has to write the receipt
             if not end.code and torch.distributed.is_initialized():
-                # A Gloo thread alive at interpreter exit now and then aborts a process whose work is done
-                # (exit code -6, pytorch/pytorch#179291). Not after a failure: it waits for the other ranks.
+                # A Gloo thread alive at interpreter exit sometimes aborts a process that has finished (exit
+                # code -6, pytorch/pytorch#179291). Not after a failure, as this waits for the other ranks.
                 torch.distributed.destroy_process_group()
             raise
     count = processes(argv, torch.cuda.device_count())
@@ -40,9 +40,9 @@ def main(step: cli.StepFunction, module: str) -> None:
 
 
 def processes(argv: Sequence[str], devices: int) -> int:
-    """Return one a device where the Recipe names a strategy of several (``plan`` does where it is cheaper).
+    """Return the number of devices if the Recipe's strategy needs several processes, else 1.
 
-    A command that cannot be read gets one process, which says what is wrong with it.
+    A command with invalid arguments gets one process, which reports what is wrong.
     """
     flags, _ = cli.pairs(list(argv))
     try:
@@ -55,7 +55,7 @@ def processes(argv: Sequence[str], devices: int) -> int:
 
 
 def launch(module: str, argv: Sequence[str], count: int) -> int:
-    """Run ``python -m module argv`` in ``count`` processes of this machine; the first failure's exit code."""
+    """Run ``python -m module argv`` in ``count`` local processes; return the first failure's exit code."""
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -63,7 +63,7 @@ def launch(module: str, argv: Sequence[str], count: int) -> int:
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         local_addr="localhost",
-        max_restarts=0,  # restarts are Kubernetes' business
+        max_restarts=0,  # Kubernetes restarts
         shutdown_timeout=GRACE_SECONDS,
     )
     try:

@@ -1,8 +1,9 @@
-"""Lease: one writer of a training at a time (docs/DESIGN.md, Identity).
+"""Lease: allow one writer of a training at a time (docs/DESIGN.md, Identity).
 
-Layout: ``trainings/<training_id>/lease/<8 digits>``; the highest number holds. To take over is to write the
-next number, which ``put_if_absent`` gives to exactly one; were a single key deleted and written again, a slow
-waiter would delete the winner's. The highest is never deleted, so no number comes twice.
+Layout: ``trainings/<training_id>/lease/<8 digits>``; the highest number is valid. A process takes over by
+writing the next number, for which ``put_if_absent`` allows exactly one winner; with a single key that is
+deleted and rewritten, a slow waiter could delete the winner's. The highest is never deleted, so no number is
+used twice.
 """
 
 import os
@@ -26,31 +27,31 @@ from deepcuts.components.core.receipts import process_start
 from deepcuts.components.core.store import Store
 
 RENEW_SECONDS = 15.0
-"""Between two heartbeats: so long a second run waits until it knows that the first one lives."""
+"""Time between heartbeats, and so until a second run knows that the first one is alive."""
 STALE_SECONDS = 120.0
-"""Without a heartbeat for so long, the holder is gone. A store that is away is waited for 60 s."""
-DELETE = "delete it when no process writes this training"
-"""What to do with a lease that cannot be read."""
+"""Time without a heartbeat after which the holder counts as dead. A store outage is waited out for 60 s."""
+DELETE = "delete it if no process is writing this training"
+"""What to do with an unreadable lease."""
 NUMBER = re.compile(r"(?!9{8})[0-9]{8}")
 WATCH_SECONDS = 1.0
 SAME_START_SECONDS = 5.0
-"""Two readings of one process's start differ by less (the clock may be set in between)."""
+"""Tolerance of a process's start time between two readings (the clock may be adjusted)."""
 
 
 class Held(StoreError):
-    """Another process writes the same training."""
+    """Another process is writing the same training."""
 
 
 class Holder(msgspec.Struct, frozen=True):
     host: str
     place: str
-    """Boot and process namespace (Linux): where equal, ``pid`` means the same process."""
+    """Boot and process namespace (Linux); if equal, ``pid`` means the same process."""
     pid: Annotated[int, Meta(ge=1, lt=2**31)]
     started: float
-    """When the process started, by its own clock: process ids come again, every container has a 1."""
+    """Start time of the process by its own clock, as process ids are reused and every container has a 1."""
     token: str
     run: str = ""
-    """Run of Kubeflow's, or Job: it starts a pod of a task only when the one before has ended."""
+    """Kubeflow run or Job, which starts a task's next pod only after the previous one has ended."""
     beat: int = 0
     released: bool = False
 
@@ -59,19 +60,19 @@ class Holder(msgspec.Struct, frozen=True):
 
 
 class Lease:
-    """This process's right to write one training; ``acquire``, ``renew`` at every save, ``release``."""
+    """This process's right to write a training; ``acquire``, ``renew`` at every save, ``release``."""
 
     def __init__(self, store: Store, training_id: str) -> None:
         self._store, self._training = store, training_id
         self._me, self._number = _this_process(), 0
-        self._lock = threading.Lock()  # the heartbeat's thread and a save renew at once
+        self._lock = threading.Lock()  # the heartbeat's thread and a save may renew at the same time
         self.waited_seconds = 0.0
 
     def acquire(self, stale_seconds: float = STALE_SECONDS) -> None:
-        """Take the lease when it is free, its holder is dead, or has given no sign for ``stale_seconds``.
+        """Take the lease if it is free, or its holder is dead or silent for ``stale_seconds``.
 
         Raises:
-            Held: the holder lives.
+            Held: the holder is alive.
             StoreError: the store stays away.
         """
         began = time.monotonic()
@@ -82,7 +83,7 @@ class Lease:
             if not self._store.put_if_absent(self._key(number + 1), msgspec.json.encode(self._me)):
                 continue  # another waiter was faster
             numbers = self._numbers()
-            if numbers[-1] > number + 1:  # we slept, and the number we took was deleted before
+            if numbers[-1] > number + 1:  # we slept so long that our number was deleted
                 self._store.delete(self._key(number + 1))
                 continue
             self._number = number + 1
@@ -92,16 +93,16 @@ class Lease:
             return
 
     def renew(self) -> None:
-        """Give a sign of life.
+        """Write a heartbeat.
 
         Raises:
-            Held: the lease was taken over while this process slept; it may write no more.
+            Held: the lease was taken over while this process slept; it may not write any more.
             StoreError: the store stays away.
         """
         self._write(released=False)
 
     def release(self) -> None:
-        """Release the lease, so that the next holder need not wait; raises as ``renew``."""
+        """Release the lease, so that the next holder need not wait; raises the errors of ``renew``."""
         self._write(released=True)
 
     def _write(self, released: bool) -> None:
@@ -109,20 +110,20 @@ class Lease:
             number, holder = self._newest()
             if number != self._number:
                 raise Held(
-                    f"training {self._training[:12]} is written by {holder}, for this process was silent "
+                    f"training {self._training[:12]} is written by {holder}, as this process was silent "
                     f"for {STALE_SECONDS:.0f} s: this one ends, the other continues"
                 )
             self._me = msgspec.structs.replace(self._me, beat=self._me.beat + 1, released=released)
             self._store.put_bytes(self._key(number), msgspec.json.encode(self._me))
 
     def _outwait(self, number: int, holder: Holder, stale_seconds: float) -> None:
-        """Return when nothing changes for ``stale_seconds`` of our own clock, or the lease is free.
+        """Wait until the lease is free, or does not change for ``stale_seconds`` of our own clock.
 
         Raises:
-            Held: it changes, so the holder lives.
+            Held: it changes, so the holder is alive.
         """
         give_up = time.monotonic() + stale_seconds
-        wait = f"waiting up to {stale_seconds:.0f} s for a sign of life of {holder}"
+        wait = f"waiting up to {stale_seconds:.0f} s for a heartbeat of {holder}"
         print(f"{wait}, which holds the lease of this training", file=sys.stderr, flush=True)
         while time.monotonic() < give_up:
             time.sleep(WATCH_SECONDS)
@@ -136,7 +137,7 @@ class Lease:
                 )
 
     def _newest(self) -> tuple[int, Holder | None]:
-        """Return (number, holder) of the lease; (0, None) when nobody ever held it."""
+        """Return (number, holder) of the lease; (0, None) if nobody ever held it."""
         while numbers := self._numbers():
             with suppress(FileNotFoundError):  # taken over between the two calls
                 return numbers[-1], records.read(self._store, self._key(numbers[-1]), Holder, DELETE)
@@ -144,9 +145,9 @@ class Lease:
 
     def _numbers(self) -> list[int]:
         names = [key.rsplit("/", 1)[1] for key in self._store.list(f"{self._prefix}/")]
-        # 7 is a number and no lease: its key would be looked for in vain, for ever; nobody gets to 99999999
+        # a key such as 7 would be looked up as 00000007 and never found; nobody gets to 99999999
         if strange := [name for name in names if not NUMBER.fullmatch(name)]:
-            raise DataError(f"{self._store.uri(f'{self._prefix}/{strange[0]}')} is no lease: delete it")
+            raise DataError(f"{self._store.uri(f'{self._prefix}/{strange[0]}')} is not a lease: delete it")
         return [int(name) for name in names]
 
     def _key(self, number: int) -> str:
@@ -159,7 +160,7 @@ class Lease:
 
 @contextmanager
 def held(store: Store, training_id: str) -> Iterator[Lease]:
-    """Hold the lease of a training, with a heartbeat from a thread of its own; raises as ``acquire``."""
+    """Hold the lease of a training, with a heartbeat thread; raises the errors of ``acquire``."""
     lease = Lease(store, training_id)
     lease.acquire()
     ended = threading.Event()
@@ -170,18 +171,18 @@ def held(store: Store, training_id: str) -> Iterator[Lease]:
     finally:
         ended.set()
         heart.join()
-        with suppress(StoreError):  # then the next one waits until it is stale
+        with suppress(StoreError):  # then the next holder waits until it is stale
             lease.release()
 
 
 def release_run(store: Store, run: str) -> list[str]:
-    """Release what pods of ``run`` hold, all of which have ended; returns the trainings.
+    """Release the leases held by pods of ``run``, all of which have ended; return the trainings.
 
-    A pod that was killed releases nothing, and the pods of another run would outwait it, STALE_SECONDS. What
-    cannot be read is left alone: it may be any training's, and a run of that one names it.
+    A killed pod does not release its lease, and another run's pods would have to wait STALE_SECONDS for it.
+    Unreadable leases are left alone: they may be of any training, and its own run will report them.
     """
     released, newest = [], {}
-    for key in store.list("trainings/"):  # sorted: the highest number of a training comes last
+    for key in store.list("trainings/"):  # sorted, so a training's highest number comes last
         _, training, *below = key.split("/")
         if below[:1] == ["lease"]:
             newest[training] = key
@@ -211,9 +212,9 @@ def _place() -> str:
 
 
 def _is_dead(holder: Holder, me: Holder) -> bool:
-    """Return whether the holder is known to be gone: an earlier pod of this task, or a process of this place.
+    """Tell whether the holder is surely gone: an earlier pod of this task, or a dead process on this host.
 
-    An earlier pod of a node that was lost may still run: it finds the lease taken at its next save, and ends.
+    An earlier pod on a lost node may still run; it finds the lease taken at its next save, and ends.
     """
     if holder.run and holder.run == me.run and holder.host != me.host:
         return True
@@ -222,7 +223,7 @@ def _is_dead(holder: Holder, me: Holder) -> bool:
     if holder.pid == me.pid:
         return abs(holder.started - me.started) > SAME_START_SECONDS
     try:
-        os.kill(holder.pid, 0)  # signal 0 only asks
+        os.kill(holder.pid, 0)  # signal 0 only checks
     except ProcessLookupError:
         return True
     except PermissionError:

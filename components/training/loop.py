@@ -1,4 +1,4 @@
-"""The training loop: one for fine-tuning, distillation, healing and trials."""
+"""The training loop for fine-tuning, distillation, healing and trials."""
 
 import math
 import sys
@@ -36,29 +36,29 @@ from deepcuts.components.training.sharing import Sharing
 
 
 class TrainingOutcome(NamedTuple):
-    """What a run did, counted over its whole life, resumed parts included; seconds are this process's."""
+    """Result of a run, counted over all of it, including resumed parts; seconds are this process's."""
 
     progress: TrainingProgress
     resumed_at_step: int
     resumed_tokens: int
     train_seconds: float
-    """In forward, backward and optimizer; no saving, no start-up, no compiling."""
+    """Time in forward, backward and optimizer, without saving, start-up and compiling."""
     train_cpu_seconds: float
-    """CPU time of the same, all threads of all processes."""
+    """CPU time of the same, over all threads of all processes."""
     save_seconds: float
     evaluation_seconds: float
-    """In the loop, for ``recipe.evaluations_in_loop``."""
+    """Time in ``recipe.evaluations_in_loop``."""
     checkpoint_bytes: int
     optimizer_bytes: int
     saved_tensor_bytes: int | None
-    """What autograd kept of this process's first micro-batch; None when it ran none or shards weights."""
+    """Bytes autograd kept of this process's first micro-batch; None if it ran none or weights are sharded."""
     peak_learning_rate: float
-    """The recipe's, or what its ``auto`` became."""
+    """The recipe's, or the value chosen for ``auto``."""
     micro_batch_size: int
-    """Fewer than the Recipe's where the device ran out of memory."""
+    """Smaller than the Recipe's if the device ran out of memory."""
     compile: CompileDecision
     checkpointing_cost: CheckpointingCost | None
-    """None where nothing is recomputed, weights are sharded, or one row does not fit without."""
+    """None if nothing is recomputed, weights are sharded, or a row does not fit without recomputing."""
     packing: Packing
     sharing: Sharing
     stopped: bool
@@ -76,18 +76,18 @@ def train(
     out_of_time: Callable[[float], bool] = lambda seconds: False,
     evaluate: Callable[[], float] | None = None,
 ) -> TrainingOutcome:
-    """Train ``loss`` on ``data`` until the Recipe's budget is spent, from the newest checkpoint on.
+    """Train ``loss`` on ``data`` until the Recipe's budget is spent, resuming from the newest checkpoint.
 
     ``loss(ids, positions, targets)`` returns a sum over target tokens. Gradients are divided by the target
-    tokens of the whole step, over all micro-batches and ranks, so that no grouping changes the result.
-    ``ends_here`` is asked by the main process at the start and after every committed checkpoint;
+    tokens of the whole step, over all micro-batches and ranks, so that grouping does not change the result.
+    The main process calls ``ends_here`` at the start and after every committed checkpoint, and
     ``out_of_time`` after every step, with the seconds of another step and save: True saves at once.
     ``evaluate`` gives the ``valid_loss`` of the curve, ``recipe.evaluations_in_loop`` times.
 
     Raises:
-        ValueError: weights that are to be trained later, and several processes; or nothing to evaluate.
-        DataError: the loss is not finite (with the step).
-        Preempted: SIGTERM came; a checkpoint is committed.
+        ValueError: weights are to be unfrozen later, but there are several processes; or nothing to evaluate.
+        DataError: the loss is not finite (names the step).
+        Preempted: SIGTERM arrived; a checkpoint is committed.
     """
     _check(recipe, accelerator, evaluate)
     trainer = _Trainer(loss, data, recipe, accelerator, checkpoints, ends_here, out_of_time, evaluate)
@@ -95,7 +95,7 @@ def train(
 
 
 class _Trainer:
-    """One run on one rank: what it trains, and how far it is."""
+    """State of one run on one rank."""
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class _Trainer:
         self._train_seconds = self._train_cpu_seconds = self._evaluation_seconds = 0.0
 
     def run(self, say: Callable[[str], None]) -> TrainingOutcome:
-        """Take the steps that are left, or fewer where ``ends_here`` says so."""
+        """Take the remaining steps, or fewer if ``ends_here`` says so."""
         left = self._steps[self._start.step :]
         stopped = self._saver.ends(self._start) and bool(left)
         self._wrapped.train()
@@ -187,10 +187,10 @@ class _Trainer:
         more_tokens = computed_tokens - (step.tokens_after - step.tokens_before)
         norm = _update(self._wrapped, self._optimizer, recipe, self._accelerator)
         mean = float(self._accelerator.reduce(nats, reduction="sum")) / max(1, answer_tokens)
-        if not (math.isfinite(mean) and math.isfinite(norm)):  # before such weights are committed
+        if not (math.isfinite(mean) and math.isfinite(norm)):  # before bad weights are committed
             raise DataError(
-                f"the loss is {mean} and its gradient norm {norm} at step {step.number}: lower "
-                f"recipe.learning_rate ({self._peak}), or look at the examples of that step"
+                f"the loss is {mean} and its gradient norm is {norm} at step {step.number}: lower "
+                f"recipe.learning_rate ({self._peak}), or check the examples of that step"
             )
         self._progress = TrainingProgress(
             step.number + 1,
@@ -215,7 +215,7 @@ class _Trainer:
             self._evaluation_seconds += time.monotonic() - began
 
     def _measure_checkpointing(self, loss: nn.Module) -> CheckpointingCost | None:
-        """Measure gradient checkpointing on the first step left; None without it, or without a step."""
+        """Measure activation checkpointing on the first remaining step; None without it or without steps."""
         if not self._recipe.gradient_checkpointing or self._start.step >= len(self._steps):
             return None
         lengths = [len(rendered.ids) for rendered in self._data]
@@ -257,16 +257,16 @@ class _Trainer:
 
 
 def _check(recipe: Recipe, accelerator: Accelerator, evaluate: Callable[[], float] | None) -> None:
-    """Raise ValueError for what this run cannot do."""
+    """Raise ValueError for settings this run does not support."""
     if recipe.frozen_until_ratio < 1 and accelerator.num_processes > 1:
         raise ValueError(
             f"recipe.frozen_until_ratio {recipe.frozen_until_ratio} over {accelerator.num_processes} "
-            "processes: they would not share the gradients of what begins to train; use one process"
+            "processes: gradients of weights unfrozen later would not be shared; use one process"
         )
     if recipe.evaluations_in_loop and evaluate is None:
         raise ValueError(
             f"recipe.evaluations_in_loop {recipe.evaluations_in_loop}: no valid split is scored here: give "
-            "finetune one that is not empty, or leave it out"
+            "finetune one that is not empty, or leave the setting out"
         )
 
 
@@ -283,7 +283,7 @@ def _adamw(loss: nn.Module, recipe: Recipe, peak: float) -> torch.optim.AdamW:
 def _update(
     loss: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe, accelerator: Accelerator
 ) -> float:
-    """Take one optimizer step with the gradients as they are; return their norm before clipping."""
+    """Take one optimizer step with the current gradients; return their norm before clipping."""
     norm = accelerator.clip_grad_norm_(models.trainable(loss).values(), recipe.max_grad_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

@@ -1,4 +1,4 @@
-"""What a model is trained and scored by: negative log-likelihood of answer tokens."""
+"""The loss for training and scoring: negative log-likelihood of answer tokens."""
 
 from typing import Any, Literal
 
@@ -11,15 +11,15 @@ from deepcuts.components.training.batches import IGNORE
 from deepcuts.components.training.documents import find_documents
 
 AttentionLayout = Literal["documents", "boundaries", "mask"]
-"""How attention learns where examples begin: from our own layout, from transformers' arguments for kernels,
-or from a mask that transformers makes of the positions."""
+"""How attention knows where examples begin: from our layout, from transformers' arguments for kernels, or
+from the mask that transformers makes from the positions."""
 
 
 class CompletionLoss(nn.Module):
     """Cross-entropy over the answer tokens of a micro-batch, summed.
 
-    The output layer sees only positions that have a target: on GSM8K about half of all logits are never
-    computed. A pre-hook on the layer does it, so whatever a model does to its logits afterwards still holds.
+    The output layer sees only positions with a target, which saves about half of the logits on GSM8K. This is
+    done in a pre-hook of the layer, so anything a model does to its logits afterwards still applies.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -31,7 +31,7 @@ class CompletionLoss(nn.Module):
 
     @property
     def vocabulary(self) -> int:
-        """Return how many logits a token has; a quantized head keeps its weight elsewhere."""
+        """Return the number of logits per token; not read from the head's weight, which may be quantized."""
         return int(self.model.config.get_text_config().vocab_size)
 
     def forward(self, ids: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
@@ -39,22 +39,22 @@ class CompletionLoss(nn.Module):
         return self.token_nats(ids, positions, targets).sum()
 
     def token_nats(self, ids: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
-        """Compute the nats of each target token, in reading order: (number of targets,)."""
+        """Return the nats of each target token, in reading order: (number of targets,)."""
         logits, _ = self.at_targets(ids, positions, targets)
         return F.cross_entropy(logits, targets[targets != IGNORE], reduction="none")
 
     def at_targets(
         self, ids: Tensor, positions: Tensor, targets: Tensor, states: bool = False
     ) -> tuple[Tensor, list[Tensor]]:
-        """Return what the model says where there is a target, in reading order.
+        """Return the model's outputs at the targets, in reading order.
 
-        Returns the logits (targets, V) in float32 and, if ``states``, the residual stream (targets, D) after
-        the embeddings and after each layer, the last one normed.
+        These are the logits (targets, V) in float32 and, if ``states``, the residual stream (targets, D)
+        after the embeddings and after each layer, the last one normed.
         """
         extra: dict[str, Any] = {}
         if self.layout == "documents":
             extra = attention.inputs(find_documents(positions), positions)
-        elif self.layout == "boundaries":  # in one row, as the kernels want it
+        elif self.layout == "boundaries":  # as one row, for the kernels
             ids, positions, targets = (tensor.reshape(1, -1) for tensor in (ids, positions, targets))
             extra = attention.boundaries(positions)
         keep = targets != IGNORE

@@ -1,4 +1,4 @@
-"""Measured bytes of training, against which ``components/plan/memory.py`` is held."""
+"""Measure the bytes of training, to check ``components/plan/memory.py``."""
 
 from typing import NamedTuple
 
@@ -11,17 +11,17 @@ from deepcuts.components.training.blocks import saved_tensor_bytes
 
 
 class MeasuredMemory(NamedTuple):
-    """Bytes, each storage once."""
+    """Bytes; each storage counts once."""
 
     weights: int
     gradients: int
     optimizer: int
     saved: int
-    """What autograd keeps of one forward pass, parameters not counted."""
+    """Kept by autograd for one forward pass, without parameters."""
 
 
 def measure(loss: nn.Module, batch: MicroBatch) -> MeasuredMemory:
-    """Count in one AdamW step of ``loss`` on ``batch``; an allocator's peak is noise on a CPU."""
+    """Count bytes in one AdamW step of ``loss`` on ``batch``; on a CPU an allocator's peak is too noisy."""
     parameters = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in loss.parameters()}
     trained = models.trainable(loss).values()
     optimizer = torch.optim.AdamW(trained, fused=True)

@@ -1,4 +1,4 @@
-"""What the files of a model folder say, checked without torch before a library believes them."""
+"""Check the files of a model folder without torch, before a library loads them."""
 
 import json
 import math
@@ -11,9 +11,9 @@ from safetensors import SafetensorError, safe_open
 from deepcuts.components.core.errors import DataError
 
 FLOATS = ("F64", "F32", "F16", "BF16")
-"""What weights that are not quantized are stored as."""
+"""Types in which unquantized weights are stored."""
 BUFFERS = ("attn.bias", "attn.masked_bias", "position_ids", "inv_freq", "gate.tid2eid")
-"""How names end that checkpoints hold apart from the weights, in any type: old ones, which transformers
+"""Endings of names in checkpoints that are not weights and may have any type: old buffers, which transformers
 drops, and DeepSeek 4's table of experts."""
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 DTYPES = ("auto", "float64", "float32", "float16", "bfloat16", "double", "float", "half")
@@ -32,12 +32,12 @@ POSITIVE = (
     "n_head",
     "n_positions",
 )
-"""Fields of config.json that count something; null is left to the architecture."""
+"""Fields of config.json that are counts; for null the architecture has a default."""
 OBJECT, TEXT, TRUTH, NUMBER = dict, str, bool, (int, float)
 LARGEST = 2**63
-"""No library holds a larger whole number; tokenizer_config.json alone says 10**30 for "no limit"."""
+"""Largest whole number in any library; only tokenizer_config.json has 10**30 for "no limit"."""
 TOKENS = 2**31
-"""Ids of tokens are below it in every library."""
+"""Token ids are below this in every library."""
 LAYERS, LABELS = 10_000, 100_000
 COUNTS = {
     "num_hidden_layers": LAYERS,
@@ -47,8 +47,8 @@ COUNTS = {
     "first_k_dense_replace": LAYERS,
     "num_labels": LABELS,
 }
-"""transformers makes a list or a dict of that many entries before it looks at anything else: 10**9 labels
-took all memory. The deepest models have 200 layers."""
+"""Limit for fields of which transformers makes a list or dict before anything else: 10**9 labels took all
+memory. The deepest models have 200 layers."""
 FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "config.json": {
         "model_type": TEXT,
@@ -97,11 +97,11 @@ FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "tokenizer.json": {"model": OBJECT, "added_tokens": list},
     "added_tokens.json": {},
 }
-"""Types of fields that libraries take as they are; null is allowed everywhere."""
+"""Types of fields that libraries do not check; null is always allowed."""
 
 
 class Header(NamedTuple):
-    """What a safetensors file says of one tensor."""
+    """One tensor in the header of a safetensors file."""
 
     file: str
     dtype: str
@@ -113,17 +113,17 @@ class Header(NamedTuple):
 
 
 def headers(folder: Path) -> dict[str, Header]:
-    """Read the header of every tensor in the folder's safetensors, whatever the suffix's case.
+    """Read the header of every tensor in the folder's safetensors files, with a suffix in any case.
 
     Raises:
-        DataError: a file is cut short, broken or empty, or the index names one that is not there.
+        DataError: a file is truncated, broken or empty, or one named by the index is missing.
     """
     found: dict[str, Header] = {}
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".safetensors")
     for path in paths:
         try:
-            with safe_open(path, framework="numpy") as file:  # reads the header; offsets must fit the file
-                for name in file.keys():  # noqa: SIM118  (safe_open is no mapping)
+            with safe_open(path, framework="numpy") as file:  # reads the header and checks offsets
+                for name in file.keys():  # noqa: SIM118  (safe_open is not a mapping)
                     part = file.get_slice(name)
                     found[name] = Header(path.name, part.get_dtype(), tuple(part.get_shape()))
         except (SafetensorError, OSError) as error:
@@ -135,7 +135,7 @@ def headers(folder: Path) -> dict[str, Header]:
 
 
 def check_whole(folder: Path, found: Mapping[str, Header]) -> None:
-    """Refuse a model together with an adapter, and weights that are no floats in an unquantized one.
+    """Refuse a folder with both a model and an adapter, and non-float weights in an unquantized model.
 
     Raises:
         DataError: names the file and what to do.
@@ -143,7 +143,7 @@ def check_whole(folder: Path, found: Mapping[str, Header]) -> None:
     if adapters := [name for name in ADAPTER_FILES if (folder / name).exists()]:
         raise DataError(
             f"{folder} holds a model and an adapter ({adapters[0]}), and loading it would train or serve the "
-            "adapter: keep one of them, or merge them (peft: merge_and_unload) and give the result"
+            "adapter: keep one of them, or merge them (peft: merge_and_unload) and use the result"
         )
     if read_object(folder / "config.json").get("quantization_config"):
         return
@@ -156,10 +156,10 @@ def check_whole(folder: Path, found: Mapping[str, Header]) -> None:
 
 
 def check_fields(folder: Path) -> None:
-    """Refuse JSON files of a model whose fields have another type or value than every library expects.
+    """Refuse JSON files of a model with fields of a type or value that no library accepts.
 
     Raises:
-        DataError: names file and field.
+        DataError: a field is invalid; names file and field.
     """
     for name, fields in FIELDS.items():
         if (folder / name).exists():
@@ -176,9 +176,9 @@ def check_fields(folder: Path) -> None:
     config = read_object(folder / "config.json") if (folder / "config.json").exists() else {}
     for where, part in (("", config), ("text_config.", config.get("text_config") or {})):
         for field in POSITIVE:
-            sizes = part.get(field)  # one a layer in OpenELM and Gemma 3n
+            sizes = part.get(field)  # one per layer in OpenELM and Gemma 3n
             if field == "sliding_window" and part.get("use_sliding_window") is False:
-                continue  # Qwen2-MoE writes 0 for none
+                continue  # Qwen2-MoE's 0 means none
             for size in sizes if isinstance(sizes, list) else [sizes]:
                 if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
                     raise DataError(f"config.json: {where}{field} {size!r:.80}: give a whole number above 0")
@@ -186,7 +186,7 @@ def check_fields(folder: Path) -> None:
             kind = part.get(field)
             if kind is not None and str(kind).removeprefix("torch.") not in DTYPES:
                 raise DataError(
-                    f"config.json: {where}{field} {kind!r:.80} is no type of weights: give one of "
+                    f"config.json: {where}{field} {kind!r:.80} is not a type of weights: give one of "
                     + ", ".join(DTYPES)
                 )
 
@@ -195,10 +195,10 @@ def read_object(path: Path) -> dict[str, Any]:
     """Read the JSON object in a file.
 
     Raises:
-        DataError: it is not JSON, or no object.
+        DataError: it is not JSON, or not an object.
     """
     try:
-        value = json.loads(path.read_bytes().decode())  # as every library: no UTF-16, no byte order mark
+        value = json.loads(path.read_bytes().decode())  # like all libraries: no UTF-16, no byte order mark
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path.name} is not JSON ({error}): download it again") from error
     if not isinstance(value, dict):
@@ -243,12 +243,12 @@ def _check_numbers(file: str, value: object) -> None:
 
 
 def _check_ends(file: str, value: Mapping[str, Any]) -> None:
-    """Refuse ends of an answer that no tokenizer takes: -5 was a bug of ours once the model was trained."""
+    """Refuse end tokens that no tokenizer accepts; -5 used to fail as our bug only after training."""
     ends = value.get("eos_token_id")
     for end in ends if isinstance(ends, list) else [ends]:
         if end is not None and (isinstance(end, bool) or not isinstance(end, int) or not 0 <= end < TOKENS):
             raise DataError(
-                f"{file}: eos_token_id {end!r:.80} is no token: give its id, or download it again"
+                f"{file}: eos_token_id {end!r:.80} is not a token id: correct it, or download it again"
             )
 
 
@@ -284,5 +284,5 @@ def _check_shards(folder: Path, there: set[str]) -> None:
         if missing := sorted(shards - there):
             more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
             raise DataError(
-                f"{index.name} names {', '.join(missing[:5])}{more}, which is not there: download all shards"
+                f"{index.name} names {', '.join(missing[:5])}{more}, which is missing: download all shards"
             )

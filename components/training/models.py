@@ -1,4 +1,4 @@
-"""Load, adapt and save models: a base, an adapter, a merged or fully trained model."""
+"""Load and save models: a base, an adapter, a merged or fully trained model."""
 
 import json
 import math
@@ -33,9 +33,9 @@ from deepcuts.components.training import (
 UNBOUNDED = 2**31
 """Context of a model without learned or scaled positions (BLOOM, Mamba)."""
 PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
-"""How a multimodal model takes images and sound: not trained, and released with what was."""
+"""Files for a multimodal model's images and sound: not trained, but released with the model."""
 ADAPTER = "adapter"
-"""Folder in a model's folder with the adapter that was merged into it, as PEFT and vLLM load it."""
+"""Subfolder of a merged model with its adapter, as PEFT and vLLM load it."""
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
 
 transformers.utils.logging.set_verbosity_error()
@@ -45,25 +45,25 @@ transformers.utils.logging.disable_progress_bar()
 def load_base(
     folder: Path, nf4: torch.dtype | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return a causal language model and its tokenizer from a Hugging Face folder, weights as stored.
+    """Load a causal language model, with weights as stored, and its tokenizer from a Hugging Face folder.
 
-    With ``nf4`` its linear layers are put into 4 bits (bitsandbytes) and computed in that type.
+    With ``nf4`` its linear layers are quantized to 4 bits (bitsandbytes) and computed in that type.
 
     Raises:
-        FileNotFoundError: no such folder.
-        DataError: no safetensors, pickle weights only, weights that are torn or not the config's, or a
-            tokenizer that the model has no rows for.
+        FileNotFoundError: the folder does not exist.
+        DataError: there are no safetensors or only pickled weights, weights are damaged or do not match the
+            config, or the tokenizer has more tokens than the model has rows.
     """
     check_folder(folder)
     if quantized.is_quantized(folder):
         raise DataError(
             f"{folder} is quantized (config.json: quantization_config) and cannot be trained: "
-            "give what it was made of"
+            "give the model it was made from"
         )
     config = weights_check.check_sizes(folder)
     tokenizer = load_tokenizer(folder)
     generation_check.check(folder, config.get_text_config().vocab_size)
-    with judged(f"{folder} is no model that loads", "fetch it again"):
+    with judged(f"{folder} does not load as a model", "fetch it again"):
         model, found = AutoModelForCausalLM.from_pretrained(
             folder,
             local_files_only=True,
@@ -79,7 +79,7 @@ def load_base(
     if len(tokenizer) > rows:
         raise DataError(
             f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model {rows} embedding rows: "
-            "they are not a pair; fetch both from the same revision, or resize the embeddings"
+            "they do not match; fetch both from the same revision, or resize the embeddings"
         )
     blocks.keep_scale(model)
     generation.settle(model, tokenizer)
@@ -87,14 +87,14 @@ def load_base(
 
 
 def four_bits(recipe: Recipe, device: torch.device) -> torch.dtype | None:
-    """Return the type that a base in 4 bits is computed in; None when the base stays as it is stored.
+    """Return the compute type of a base in 4 bits; None if the base stays as stored.
 
     Raises:
-        ValueError: 4 bits are asked for where they do not run.
+        ValueError: 4 bits are asked for but cannot run here.
     """
     if recipe.base_precision == "as-stored":
         return None
-    fix = 'take a CUDA pool, or set it to "as-stored"'
+    fix = 'use a CUDA pool, or set it to "as-stored"'
     if device.type != "cuda":
         raise ValueError(f"recipe.base_precision nf4 needs a CUDA device, this one is {device.type}: {fix}")
     if find_spec("bitsandbytes") is None:
@@ -106,10 +106,10 @@ def four_bits(recipe: Recipe, device: torch.device) -> torch.dtype | None:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a Hugging Face folder.
+    """Load the tokenizer of a Hugging Face folder.
 
     Raises:
-        DataError: it has none, or none that names an end token.
+        DataError: there is no tokenizer, or it has no end token.
     """
     tokenizer = render.load_tokenizer(folder)
     if tokenizer.eos_token_id is None or not tokenizer.eos_token:
@@ -119,24 +119,22 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that is not a safetensors model of a class transformers ships.
+    """Refuse a folder that is not a safetensors model of a class that transformers ships.
 
     Raises:
-        FileNotFoundError, DataError: what is missing or refused, and what to do.
+        FileNotFoundError, DataError: something is missing or refused; says what to do.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} does not exist: give the folder of a model, or run fetch")
     if (folder / "model.gguf").exists():
-        raise DataError(f"{folder} holds a GGUF file, which is for serving: give what it was made of")
+        raise DataError(f"{folder} holds a GGUF file, which is for serving: give the model it was made from")
     config = folder / "config.json"
     if not config.exists():
         raise DataError(f"{folder} has no config.json: it is not a Hugging Face model folder")
     model_files.check_fields(folder)
     settings = model_files.read_object(config)
     if "auto_map" in settings and settings.get("model_type") not in CONFIG_MAPPING:
-        raise DataError(
-            f"{config} asks for code of its own (auto_map): only models that transformers ships are run"
-        )
+        raise DataError(f"{config} needs custom code (auto_map): only models that transformers ships are run")
     if not any(folder.glob("*.safetensors")):
         pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
         if pickles:
@@ -147,35 +145,35 @@ def check_folder(folder: Path) -> None:
 
 
 def context_length(model: PreTrainedModel) -> int:
-    """Return the longest sequence the model's positions allow; ``UNBOUNDED`` if none is configured."""
+    """Return the longest sequence the model's positions allow; ``UNBOUNDED`` if there is no limit."""
     config = model.config.get_text_config()
     return int(getattr(config, "max_position_embeddings", None) or UNBOUNDED)
 
 
 def is_tied(model: PreTrainedModel) -> bool:
-    """Return whether input and output embeddings are one tensor."""
+    """Tell whether input and output embeddings are one tensor."""
     return model.get_input_embeddings().weight is model.get_output_embeddings().weight
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return parameters that are trained now or later in the run, by name; a tied one appears once."""
+    """Return parameters trained now or later in the run, by name; a tied one appears once."""
     named = model.named_parameters()
     return {name: p for name, p in named if p.requires_grad or getattr(p, "unfreezes", False)}
 
 
 def count_weights(model: nn.Module) -> tuple[int, int]:
-    """Return (all weights, trained weights)."""
+    """Return (number of weights, number of trained weights)."""
     sizes = [(_weights_in(p), p.requires_grad) for p in model.parameters()]
     return sum(n for n, _ in sizes), sum(n for n, trained in sizes if trained)
 
 
 def weight_bytes(model: nn.Module) -> int:
-    """Return what the weights take in memory as they are held."""
+    """Return the bytes of the weights in memory."""
     return sum(p.numel() * p.element_size() for p in model.parameters())
 
 
 def _weights_in(parameter: nn.Parameter) -> int:
-    """Count the weights of a tensor; in 4 bits, a byte holds two."""
+    """Count the weights of a tensor; in 4 bits a byte holds two."""
     state = getattr(parameter, "quant_state", None)
     return math.prod(state.shape) if state else parameter.numel()
 
@@ -187,10 +185,10 @@ def save(
     folder: Path,
     stored: torch.dtype,
 ) -> None:
-    """Write what was trained: an adapter folder (without the base) or a full model folder, and the tokenizer.
+    """Save the trained weights as an adapter folder (without the base) or a full model, with the tokenizer.
 
-    A full model is stored as ``stored``, the base's own precision, so that it is no larger than the base.
-    ``base.json`` in an adapter's folder names the base by digest, so that it is never put on another one.
+    A full model is stored in ``stored``, the base's precision, so that it is no larger than the base.
+    ``base.json`` in an adapter's folder has the base's digest, so that it is never used with another base.
     """
     with files.staged(folder) as staging:
         staging.mkdir()
@@ -204,7 +202,7 @@ def save(
             staging.joinpath("README.md").unlink(missing_ok=True)  # peft's empty model card
             config_path = staging / "adapter_config.json"
             config = json.loads(config_path.read_text())
-            config["base_model_name_or_path"] = ""  # a path of this machine means nothing elsewhere
+            config["base_model_name_or_path"] = ""  # a local path is meaningless elsewhere
             config_path.write_text(json.dumps(config, indent=1, sort_keys=True))
             staging.joinpath("base.json").write_text(json.dumps({"digest": files.digest(base)}))
         else:
@@ -216,13 +214,13 @@ def save(
 def stored_dtype(folder: Path) -> torch.dtype:
     """Return the precision of the largest weight in the folder's safetensors.
 
-    config.json may say another: the bundled base is float16 on disk and says float32, so that CPUs compute in
-    it. What is made of a model is stored as the model was, else it would come out twice as large.
+    config.json may differ: the bundled base is float16 on disk but says float32, so that CPUs compute in
+    float32. Results are stored in the base's precision, or they would be twice as large.
     """
     largest = (0, "F32")
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as weights:
-            for name in weights.keys():  # noqa: SIM118  (safe_open is no mapping)
+            for name in weights.keys():  # noqa: SIM118  (safe_open is not a mapping)
                 part = weights.get_slice(name)
                 largest = max(largest, (math.prod(part.get_shape()), part.get_dtype()))
     return {"F16": torch.float16, "BF16": torch.bfloat16}.get(largest[1], torch.float32)
@@ -232,7 +230,7 @@ def load(folder: Path, base: Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
     """Load a model to evaluate: a full or quantized folder, or an adapter folder on its base (merged).
 
     Raises:
-        DataError: the adapter was trained on another base, or is torn.
+        DataError: the adapter was trained on another base, or is damaged.
     """
     if quantized.is_quantized(folder):
         check_folder(folder)
@@ -242,42 +240,42 @@ def load(folder: Path, base: Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
         generation.settle(model, tokenizer)
         return model, tokenizer
     if not is_adapter(folder) or folder.joinpath("config.json").exists():
-        return load_base(folder)  # which refuses a folder of both
-    with judged(f"{folder} is no adapter that loads", "make it again"):
+        return load_base(folder)  # refuses a folder with both
+    with judged(f"{folder} does not load as an adapter", "make it again"):
         wanted = json.loads(folder.joinpath("base.json").read_text())["digest"]
     if files.digest(base) != wanted:
         raise DataError(
             f"adapter {folder} was trained on base {wanted[:12]}…, {base} is another: give that base"
         )
     model, tokenizer = load_base(base)
-    with judged(f"{folder} is no adapter that loads", "make it again"), warnings.catch_warnings():
+    with judged(f"{folder} does not load as an adapter", "make it again"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as in adapt
         adapted = PeftModel.from_pretrained(model, str(folder))
     return merge(adapted), tokenizer
 
 
 def is_adapter(folder: Path) -> bool:
-    """Return whether the folder holds an adapter and not a whole model."""
+    """Tell whether the folder holds an adapter rather than a whole model."""
     return folder.joinpath("adapter_config.json").exists()
 
 
 def merge(adapted: PeftModel) -> PreTrainedModel:
-    """Return the adapter folded into its base's weights; exact up to float rounding."""
+    """Merge the adapter into its base's weights; exact up to float rounding."""
     tied = adapted.get_base_model().config.tie_word_embeddings
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft warns that merged embeddings may come untied; tied again below
+        warnings.simplefilter("ignore")  # peft warns that merged embeddings may be untied; tied again below
         model = adapted.merge_and_unload()
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if tied and torch.equal(embedding.weight, head.weight):
-        model.config.tie_word_embeddings = True  # peft 0.21 took it back (GPT-2), and nothing is tied without
+        model.config.tie_word_embeddings = True  # peft 0.21 resets it (GPT-2), and then nothing is tied
         model.tie_weights()
     return model
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
-    """Compute dtype: bf16 only where the device runs it fast, unless it was asked for by name.
+    """Return the compute dtype; ``auto`` takes bf16 only if the device runs it fast.
 
-    bf16 matmul was 0.9 against 63 GFLOP/s a core on an AVX2 CPU (docs/faq.md).
+    bf16 matmul ran at 0.9 against 63 GFLOP/s per core on an AVX2 CPU (docs/faq.md).
     """
     if precision == "auto":
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported()

@@ -1,7 +1,7 @@
-"""Packing, proven for the model at hand: two short examples in one row must score as they do alone.
+"""Prove packing for the model at hand: two short examples in one row must score the same as alone.
 
-Convolutions and state-space layers carry one example's state into the next, ALiBi counts positions through,
-and some types ignore restarting positions. What mixes is trained one example a row instead, and says so.
+Convolutions and state-space layers carry state from one example into the next, ALiBi does not restart its
+positions, and some model types ignore restarting positions. Such models train one example per row instead.
 """
 
 from collections.abc import Sequence
@@ -21,21 +21,21 @@ from deepcuts.components.training.losses import AttentionLayout, CompletionLoss
 from deepcuts.components.training.render import Rendered
 
 TOLERANCE_NATS = 1e-3
-"""Of one example's summed loss; rounding in float32 is about 1e-6."""
+"""Tolerance, relative to an example's summed loss; rounding in float32 is about 1e-6."""
 STATEFUL_NATS = 1e-5
-"""The same where layers carry states: what is small between short examples grows with their length."""
+"""The same if layers carry states, because effects that are small on short examples grow with length."""
 FILLER = 16
-"""Tokens behind an example that must not change it: what they do is rounding, the noise of the comparison."""
+"""Tokens put after an example, which must not change it: any change is rounding noise."""
 NOISE = 3.0
-"""Times the noise that a difference may be: in bfloat16 rounding alone is above the tolerance."""
+"""Allowed difference as a multiple of that noise; in bfloat16, rounding alone exceeds the tolerance."""
 MAX_NOISE = 0.1
-"""Nats beyond which it is no rounding, in 16 bits: what follows an example is seen by it."""
+"""Nats in 16 bits above which it is not rounding: the example sees the tokens after it."""
 
 
 class Packing(NamedTuple):
     packed: bool
     difference_nats: float
-    """Packed against alone, the larger of two examples; 0 where nothing was compared."""
+    """Difference between packed and alone, the larger of two examples; 0 if nothing was compared."""
     words: str
 
     def facts(self) -> dict[str, str | float | bool]:
@@ -45,7 +45,7 @@ class Packing(NamedTuple):
 def settle(
     loss: nn.Module, data: Sequence[Rendered], recipe: Recipe, accelerator: Accelerator
 ) -> tuple[Recipe, Packing]:
-    """Return the Recipe, with packing off where any rank's proof of it fails; and this rank's proof."""
+    """Return the Recipe, with packing off if the proof fails on any rank, and this rank's proof."""
     if not recipe.packing:
         return recipe, Packing(False, 0.0, "off: by the recipe")
     found = prove(loss, data, recipe.seq_len)
@@ -55,16 +55,16 @@ def settle(
 
 
 def prove(loss: nn.Module, data: Sequence[Rendered], seq_len: int) -> Packing:
-    """Return whether examples may share rows of ``seq_len`` under ``loss``.
+    """Test whether examples may share rows of ``seq_len`` under ``loss``.
 
-    The loss keeps the first layout that allows it. Both of the two shortest examples are scored alone and
-    behind the other. Dropout is off and no random number drawn, so that a resumed run is none the wiser.
+    The loss keeps the first layout that works. The two shortest examples are each scored alone and after the
+    other. Dropout is off and no random numbers are drawn, so a resumed run is not affected.
     """
-    # a distillation compares packed rows by the student's own loss: its teacher may know the real rows only
+    # distillation is tested with the student's own loss, as the teacher may know only the real rows
     loss = next((part for part in loss.modules() if isinstance(part, CompletionLoss)), loss)
     chunk = attention.chunk_tokens(loss.model) if isinstance(loss, CompletionLoss) else 0
-    if 0 < chunk < seq_len:  # two short examples would not show it
-        return Packing(False, 0.0, f"off: its attention cuts rows into chunks of {chunk}; one example a row")
+    if 0 < chunk < seq_len:  # would not show with two short examples
+        return Packing(False, 0.0, f"off: attention cuts rows into chunks of {chunk}; one example per row")
     first, second, *_ = [*sorted(range(len(data)), key=lambda i: (len(data[i].ids), i)), 0]
     pair = [data[first], data[second]]
     training = loss.training
@@ -93,7 +93,7 @@ def _prove(loss: nn.Module, pair: Sequence[Rendered]) -> Packing:
             alone = [nats_of(loss, collate([[i]], pair, lengths[i]), device) for i in (0, 1)]
             noise = behind_nats(loss, pair)
             behind = [nats_of(loss, _behind(pair, other, i), device) for other, i in ((1, 0), (0, 1))]
-        except (RuntimeError, TypeError, ValueError):  # arguments that this type does not take
+        except (RuntimeError, TypeError, ValueError):  # arguments that this model type does not accept
             continue
         difference = max(abs(a - b) for a, b in zip(alone, behind, strict=True))
         smallest = min(smallest, difference)
@@ -104,12 +104,12 @@ def _prove(loss: nn.Module, pair: Sequence[Rendered]) -> Packing:
     return Packing(
         False,
         smallest,
-        f"off: packed, examples of this model change each other by {smallest:.1e} nats; one example a row",
+        f"off: packed examples change each other by {smallest:.1e} nats; one example per row",
     )
 
 
 def behind_nats(loss: nn.Module, pair: Sequence[Rendered]) -> float:
-    """Measure by how much filler after an example changes its loss: rounding, or a fault."""
+    """Measure how much padding after an example changes its loss: by rounding, or by a fault."""
     device = next(loss.parameters()).device
     found = []
     for i, rendered in enumerate(pair[:2]):
@@ -121,19 +121,19 @@ def behind_nats(loss: nn.Module, pair: Sequence[Rendered]) -> float:
 
 
 def _behind(pair: Sequence[Rendered], first: int, second: int) -> MicroBatch:
-    """Return both in one row, only the second one's answer scored."""
+    """Return both examples in one row, with only the second one's answer scored."""
     batch = collate([[first, second]], pair, sum(len(rendered.ids) for rendered in pair))
     batch.targets[0, : len(pair[first].ids)] = IGNORE
     return batch
 
 
 def nats_of(loss: nn.Module, batch: MicroBatch, device: torch.device) -> float:
-    """Return the loss of a micro-batch that may lie on another device."""
+    """Return the loss of a micro-batch, moved to ``device``."""
     return float(loss(*(tensor.to(device) for tensor in batch)))
 
 
 def check_seq_len(recipe: Recipe, network: PreTrainedModel) -> None:
-    """Check that a row of seq_len fits into the model's positions.
+    """Check that rows of seq_len fit into the model's positions.
 
     Raises:
         ValueError: it does not.

@@ -1,9 +1,9 @@
-"""Prefixes that examples share, computed once: the examples of a pass as a tree.
+"""Compute prefixes shared by examples once, by laying out the examples of a pass as a tree.
 
-Examples that begin with the same tokens lie behind each other in a pass, and each but the first without what
-it shares with those before it; its positions go on from there, which tells attention what it sees
-(``documents.py``). Every number of a token is what it would be alone, so the loss and its gradient are the
-same sum, added up in another order. A position that carries a target is never shared.
+Examples that begin with the same tokens follow each other in a pass, and each leaves out the prefix it shares
+with those before it; its positions continue from there, which tells attention what it sees
+(``documents.py``). Each token's values are the same as alone, so loss and gradient are the same sum in
+another order. A position with a target is never shared.
 """
 
 import math
@@ -18,11 +18,11 @@ from deepcuts.components.training.batches import IGNORE, MicroBatch
 from deepcuts.components.training.render import Rendered
 
 SHORTEST = 8
-"""Tokens that a shared stretch has at least: a shorter one saves less than its own small matrices cost."""
+"""Minimum tokens of a shared stretch; shorter ones save less than their small matrices cost."""
 
 
 class Stretch(NamedTuple):
-    """Tokens of an example, ``ids[start:end]``, for it and for all that share them."""
+    """Tokens of an example, ``ids[start:end]``, for it and for all examples that share them."""
 
     example: int
     start: int
@@ -30,11 +30,11 @@ class Stretch(NamedTuple):
 
 
 class PrefixTree(NamedTuple):
-    """A pass: stretches in reading order, each behind the one that it continues, or a branch of that."""
+    """A pass: stretches in reading order, each after the one it continues or after a branch of that one."""
 
     stretches: list[Stretch]
     examples: list[int]
-    """In the order of their targets."""
+    """Examples, in the order of their targets."""
 
     @property
     def tokens(self) -> int:
@@ -42,10 +42,10 @@ class PrefixTree(NamedTuple):
 
 
 def most_tokens(recipe: Recipe) -> int:
-    """Return the most tokens of a pass that shares: a tenth fewer than of packed rows.
+    """Return the maximum tokens of a pass with shared prefixes, a tenth less than with packed rows.
 
-    The keys and values of a prefix are gathered for each of its bundles, at most as many again as there are
-    tokens: about a tenth of what a block keeps of a token where all heads have their own.
+    The keys and values of a prefix are gathered again for each of its bundles, at most once more per token:
+    about a tenth of what a block keeps per token if each head has its own.
     """
     return max(1, batches.most_tokens(recipe) * 9 // 10)
 
@@ -53,15 +53,15 @@ def most_tokens(recipe: Recipe) -> int:
 def split(
     examples: Sequence[int], data: Sequence[Rendered], most_tokens: int, world: int
 ) -> list[PrefixTree]:
-    """Return a step's examples in passes of at most ``most_tokens``, as many for each of ``world`` ranks.
+    """Divide a step's examples into passes of at most ``most_tokens``, as many for each of ``world`` ranks.
 
-    A pass may be empty, so that no rank waits for ever.
+    A pass may be empty, so that no rank waits forever.
     """
     order = sorted(examples, key=lambda e: (data[e].ids, e))
     common = [0, *(common_tokens(data[a], data[b]) for a, b in zip(order, order[1:], strict=False))]
     trees = _fill(order, common, data, most_tokens)
     count = math.ceil(len(trees) / world) * world
-    if world > 1:  # as even as they can be
+    if world > 1:  # as evenly as possible
         limit = sum(tree.tokens for tree in trees) / count
         while len(trees := _fill(order, common, data, limit)) > count:
             limit = min(most_tokens, 1.1 * limit)
@@ -71,12 +71,12 @@ def split(
 def _fill(
     order: Sequence[int], common: Sequence[int], data: Sequence[Rendered], most_tokens: float
 ) -> list[PrefixTree]:
-    """Return sorted examples in trees of at most ``most_tokens``, each as many as fit; of one in any case."""
+    """Group sorted examples into trees of at most ``most_tokens``, or of a single longer example."""
     trees, first = [], 0
     while first < len(order):
         found = _tree(order[first : first + 1], common[first:], data)
         size = more = 1
-        while more:  # in growing strides while they fit, then in falling ones
+        while more:  # growing strides while they fit, then shrinking ones
             last = first + size + more
             tree = _tree(order[first:last], common[first:last], data)
             if last <= len(order) and tree.tokens <= most_tokens:
@@ -89,7 +89,7 @@ def _fill(
 
 
 def lay(tree: PrefixTree, data: Sequence[Rendered]) -> MicroBatch:
-    """Return a tree as one row: (1, tokens) each; an empty one is a filler token without a target."""
+    """Return a tree as one row, each tensor (1, tokens); an empty tree is one token without a target."""
     if not tree.stretches:
         filler = torch.zeros(1, 1, dtype=torch.long)
         return MicroBatch(filler, filler, torch.full((1, 1), IGNORE))
@@ -105,7 +105,7 @@ def lay(tree: PrefixTree, data: Sequence[Rendered]) -> MicroBatch:
 
 
 def common_tokens(one: Rendered, other: Rendered) -> int:
-    """Count the tokens that both begin with and neither learns at."""
+    """Count the common first tokens that are not learned in either example."""
     most = min(_without_target(one), _without_target(other))
     if one.ids[:most] == other.ids[:most]:
         return most
@@ -113,12 +113,12 @@ def common_tokens(one: Rendered, other: Rendered) -> int:
 
 
 def _without_target(rendered: Rendered) -> int:
-    """Count the tokens from the start that carry no target; always fewer than there are."""
+    """Count the tokens from the start without a target; always fewer than there are."""
     return rendered.mask.index(1, 1) - 1 if 1 in rendered.mask[1:] else len(rendered.ids) - 1
 
 
 def _tree(order: Sequence[int], common: Sequence[int], data: Sequence[Rendered]) -> PrefixTree:
-    """Return the tree of sorted examples, ``common`` tokens shared with the one before each."""
+    """Return the tree of sorted examples; ``common`` has the tokens each shares with the one before."""
     stretches = []
     waiting = [(0, len(order), 0)] if order else []
     while waiting:

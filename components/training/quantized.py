@@ -1,8 +1,8 @@
-"""Quantized models: compressed-tensors folders, which vLLM loads, and QLoRA's four bits.
+"""Load quantized models: compressed-tensors folders, which vLLM loads, and QLoRA's 4 bits.
 
-Linear layers of the blocks are quantized. Embeddings, lm_head, norms and biases stay as they were: a small
-model's embeddings are most of its bytes, a tied one is read by both ends, and errors in the last layer are
-errors in every logit.
+Only linear layers of the blocks are quantized, not embeddings, lm_head, norms and biases: a small model's
+embeddings are most of its bytes, a tied one is used at both ends, and errors in the last layer are errors in
+every logit.
 """
 
 import contextlib
@@ -25,33 +25,33 @@ METHOD = "compressed-tensors"
 
 
 def is_quantized(folder: Path) -> bool:
-    """Return whether a model folder says that its weights are quantized, by whatever tool."""
+    """Tell whether a model folder's config says that the weights are quantized, by any tool."""
     try:
         return bool(json.loads(folder.joinpath("config.json").read_bytes()).get("quantization_config"))
     except (OSError, ValueError, AttributeError):
-        return False  # no folder, or no config: the loader says so
+        return False  # no folder or no config: the loader reports it
 
 
 class Unsupported(ValueError):
-    """A format that this host has no kernel for, or this architecture no layers."""
+    """A format for which this host has no kernel, or this architecture no layers."""
 
 
 def load(folder: Path) -> PreTrainedModel:
-    """Return a quantized model that scores and generates, float32 where it is not quantized.
+    """Load a quantized model for scoring and generation, in float32 where it is not quantized.
 
     Raises:
-        DataError: weights that are torn or not the config's, or a quantization we do not write.
+        DataError: weights are damaged or do not match the config, or the quantization is not one of ours.
     """
-    from compressed_tensors.offload import remove_dispatch  # a second that whole models need not wait for
+    from compressed_tensors.offload import remove_dispatch  # imported here: it takes a second
 
     config = json.loads(folder.joinpath("config.json").read_bytes())["quantization_config"]
     if (method := config.get("quant_method")) != METHOD:
         raise DataError(
             f"{folder} is quantized by {method!r}: only {METHOD} folders are loaded; "
-            "start from the model it was made of"
+            "start from the model it was made from"
         )
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # a progress bar a stage
+        with contextlib.redirect_stderr(io.StringIO()):  # a progress bar per stage
             model, found = AutoModelForCausalLM.from_pretrained(
                 folder,
                 local_files_only=True,
@@ -59,20 +59,20 @@ def load(folder: Path) -> PreTrainedModel:
                 dtype=torch.float32,
                 output_loading_info=True,
             )
-            # The first pass unpacks, and a cast before it would break. 4-bit floats are unpacked as bfloat16.
+            # The first pass unpacks the weights; a cast before it would fail. 4-bit floats become bfloat16.
             with torch.no_grad(), torch.autocast("cpu"):
                 model(torch.zeros(1, 1, dtype=torch.long))
     except (OSError, ValueError, KeyError, RuntimeError, AttributeError, SafetensorError) as error:
-        raise DataError(f"{folder} is no model that loads ({str(error)[:200]}): quantize again") from error
+        raise DataError(f"{folder} does not load as a model ({str(error)[:200]}): quantize again") from error
     if found["missing_keys"]:
         raise DataError(f"{folder}: {len(found['missing_keys'])} weights are missing: quantize again")
-    remove_dispatch(model, onload_tensors=True)  # its wrappers of forward make tuples of our Groups
-    nn.Module.float(model)  # transformers' own refuses quantized models; this one's weights are unpacked
+    remove_dispatch(model, onload_tensors=True)  # its wrapped forward turns our Groups into tuples
+    nn.Module.float(model)  # transformers' float() refuses quantized models; the weights are unpacked
     return model.eval().requires_grad_(False)
 
 
 def nf4(compute: torch.dtype) -> BitsAndBytesConfig:
-    """Quantize as QLoRA does: normal floats, their scales quantized as well (Dettmers et al. 2023)."""
+    """Return QLoRA's quantization: NF4 with quantized scales (Dettmers et al. 2023)."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -94,6 +94,6 @@ def linears(model: PreTrainedModel) -> dict[str, Linear]:
 
 
 def weight_of(layer: Linear) -> Tensor:
-    """Return (out, in), whatever the layer's own layout."""
+    """Return the weight as (out, in), whatever the layer's layout."""
     weight = layer.weight.detach()
     return weight.T if isinstance(layer, Conv1D) else weight

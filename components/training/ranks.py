@@ -1,4 +1,4 @@
-"""What the processes of one training agree on: one that decides alone waits forever for the others."""
+"""Make decisions jointly in all processes of a training, which otherwise would deadlock."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def agreed(decide: Callable[[T], bool], value: T, accelerator: Accelerator) -> bool:
-    """Return what the main process decides, on every rank."""
+    """Return the main process's decision on every rank."""
     answer = torch.zeros((), device=accelerator.device)
     if accelerator.is_main_process:
         answer += decide(value)
@@ -24,7 +24,7 @@ def total(value: float, accelerator: Accelerator) -> float:
 
 
 def on_any(accelerator: Accelerator, *flags: bool) -> list[bool]:
-    """Return each flag, true if it is on any rank: clocks and signals differ from rank to rank."""
+    """Return each flag as true if it is true on any rank, as clocks and signals differ between ranks."""
     if accelerator.num_processes == 1:
         return list(flags)
     counts = accelerator.reduce(torch.tensor(flags, dtype=torch.float32, device=accelerator.device))
@@ -32,5 +32,5 @@ def on_any(accelerator: Accelerator, *flags: bool) -> list[bool]:
 
 
 def on_every(accelerator: Accelerator, *flags: bool) -> list[bool]:
-    """Return each flag, true only if it is true on every rank."""
+    """Return each flag as true only if it is true on every rank."""
     return [not anywhere for anywhere in on_any(accelerator, *(not flag for flag in flags))]

@@ -1,4 +1,4 @@
-"""The learning rate: its peak, which ``auto`` takes from method and width of the model, and its schedule."""
+"""Compute the learning rate: its peak (for ``auto``, from the model's method and width) and its schedule."""
 
 import math
 
@@ -8,12 +8,12 @@ from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.training.losses import CompletionLoss
 
 LORA = (5e-4, 2000, 0.781)
-"""Rate, width and power of LoRA with alpha 32: 5e-5 x 10 x (2000 / width) ** 0.781, as tinker-cookbook's
-``hyperparam_utils.get_lr`` has it for Llama models, after Schulman, "LoRA Without Regret" (2025)."""
+"""Rate, width and power for LoRA with alpha 32: 5e-5 x 10 x (2000 / width) ** 0.781, as in tinker-cookbook's
+``hyperparam_utils.get_lr`` for Llama models, after Schulman, "LoRA Without Regret" (2025)."""
 FULL = (3e-4, 576, 1.25)
-"""Of all weights: 3e-4 at SmolLM2's width, 2.6e-5 at the 4,096 of 7B models (docs/results.md)."""
+"""The same for full fine-tuning: 3e-4 at SmolLM2's width, 2.6e-5 at 4,096 (7B models; docs/results.md)."""
 MAX_FULL = 1e-3
-"""What tiny models stood; the power law gives more below width 220, where nothing was measured."""
+"""Highest rate tiny models tolerated; below width 220 (never measured) the power law would give more."""
 
 
 def peak(loss: nn.Module, recipe: Recipe) -> float:
@@ -32,7 +32,7 @@ def auto(method: str, width: int) -> float:
 
 
 def rate_share(recipe: Recipe, tokens: float) -> float:
-    """Return the learning rate at ``tokens`` trained over its peak: linear warm-up, then decay to 0."""
+    """Return the learning rate after ``tokens`` as a share of its peak: linear warm-up, then decay to 0."""
     done = tokens / recipe.annealed_tokens
     if done < recipe.warmup_ratio:
         return done / recipe.warmup_ratio

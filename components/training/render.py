@@ -1,4 +1,4 @@
-"""Render: an Example as token ids, and which of them are answer to be learned."""
+"""Render an Example as token ids, with a mask of the answer tokens to learn."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice, pairwise
@@ -31,22 +31,22 @@ TOKENIZER_FILES = (
     "tokenizer.json",
     "config.json",
 )
-"""Where the fields stand that a tokenizer is made of."""
+"""Files that define a tokenizer."""
 
 
 class Rendered(NamedTuple):
     ids: list[int]
-    """Token ids; the last one is the end token of the last answer (of a passage, its last token)."""
+    """Token ids; the last is the end token of the last answer (or a passage's last token)."""
     mask: list[int]
-    """1 where the token is answer to be learned, its end token included; as long as ``ids``."""
+    """1 for answer tokens to learn, including end tokens; as long as ``ids``."""
 
 
 def load_tokenizer(base: Path) -> PreTrainedTokenizerBase:
-    """Return the tokenizer in the Hugging Face folder ``base``; asks no hub, runs no code from the folder.
+    """Load the tokenizer in the Hugging Face folder ``base``, without the hub or custom code.
 
     Raises:
         FileNotFoundError: no such folder.
-        DataError: no tokenizer in it that transformers can load.
+        DataError: it has no tokenizer that transformers can load.
     """
     if not base.is_dir():
         raise FileNotFoundError(f"{base} is not a folder: give it a Hugging Face model folder")
@@ -54,18 +54,18 @@ def load_tokenizer(base: Path) -> PreTrainedTokenizerBase:
     tokenizer_file.check_growth(base)
     fix = "add its tokenizer files (tokenizer.json, tokenizer_config.json), or download them again"
     try:
-        with judged(f"{base}: no tokenizer that loads", fix):
+        with judged(f"{base}: the tokenizer does not load", fix):
             return _open(base)
     except DataError as error:
         if (base / tokenizer_file.FILE).exists():
-            tokenizer_file.read(base)  # raises where this file is at fault
+            tokenizer_file.read(base)  # raises if this file is at fault
         faulty_field.blame(error, base, TOKENIZER_FILES, _open)
         raise
 
 
 def _open(base: Path) -> PreTrainedTokenizerBase:
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
-    tokenizer("a b", add_special_tokens=False)  # what is wrong with its parts, it says when it works
+    tokenizer("a b", add_special_tokens=False)  # some faults show only in use
     return tokenizer
 
 
@@ -73,26 +73,25 @@ class AnswerForm(NamedTuple):
     """How this tokenizer's template writes an answer."""
 
     lead: str
-    """Between the prompt and the answer's first character: ``<think>\n\n</think>\n\n``, or nothing."""
+    """Text between the prompt and the answer's first character: ``<think>\n\n</think>\n\n``, or nothing."""
     end: int
     """The token that ends an answer."""
 
 
 def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> Rendered:
-    r"""Return token ids of the whole conversation, and the mask of what is learned: answers and end tokens.
+    r"""Return the token ids of the whole conversation, with a mask of answers and their end tokens.
 
-    With a chat template the text is the template's, tokenised whole, as a server does it
-    (``spans.tokens_of``). Without one it is ``<bos>``, then ``text\n`` a system or user turn and
-    ``answer<eos>`` an assistant turn, with a newline between an answer and the next turn; what stands between
-    two answers is one segment, each answer is one, and segments are tokenised on their own, so the prompt's
-    tokens are the same with and without the answer.
+    With a chat template, its text is tokenised as a whole, as a server does it (``spans.tokens_of``). Without
+    one, the text is ``<bos>``, then ``text\n`` for a system or user turn and ``answer<eos>`` for an assistant
+    turn, with a newline between an answer and the next turn. Each answer, and the text between two answers,
+    is tokenised separately, so the prompt's tokens are the same with and without the answer.
 
     Plain text is ``<bos>text<eos>``, all of it learned. Turns of weight 0 are not learned.
 
     Raises:
-        DataError: this Example cannot be rendered: the template refuses it or has no place for its tools, or
-            a token crosses its start.
-        ValueError: no Example can be: the tokenizer has no end token.
+        DataError: the template refuses this Example or cannot show its tools, or a token crosses the start of
+            an answer.
+            ValueError: the tokenizer has no end token, so no Example can be rendered.
     """
     (found,) = render_each([example], tokenizer)
     if isinstance(found, DataError):
@@ -101,10 +100,10 @@ def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> Rendered:
 
 
 def render_each(records: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> list[Rendered | DataError]:
-    """Render each Example, tokenised together; one that cannot be rendered is returned as its error.
+    """Render Examples, tokenising them together; return the error of any that cannot be rendered.
 
     Raises:
-        ValueError, ModelFault: no Example can be.
+        ValueError, ModelFault: no Example can be rendered.
     """
     template = chat_template.template_of(tokenizer) if tokenizer.chat_template else None
 
@@ -134,9 +133,9 @@ def render_prompt(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[
 
 
 def turns_of(example: Example, rendered: Rendered) -> list[Example]:
-    """Return the Example, or one for each learned answer where its template lets only the last be learned.
+    """Return the Example, or one per learned answer if its template allows only the last to be learned.
 
-    In each of these the answers before the last have weight 0, so that none is learned twice.
+    In each of these, answers before the last have weight 0, so that none is learned twice.
     """
     answers = [turn for turn, message in enumerate(example.messages) if message.learned]
     learned = sum(one > before for before, one in pairwise((0, *rendered.mask)))
@@ -152,7 +151,7 @@ def turns_of(example: Example, rendered: Rendered) -> list[Example]:
 
 
 def with_system_folded(example: Example) -> Example:
-    """Return a system turn put before the first user turn's text, for templates that have no such role."""
+    """Move the system turn into the first user turn, for templates without a system role."""
     first, *rest = example.messages
     if first.role != "system" or not rest or rest[0].role != "user":
         return example
@@ -161,10 +160,10 @@ def with_system_folded(example: Example) -> Example:
 
 
 def form_of(tokenizer: PreTrainedTokenizerBase) -> AnswerForm:
-    """Return how the tokenizer's template writes an answer, from a conversation of one question.
+    """Find out how the tokenizer's template writes an answer, with a conversation of one question.
 
     Raises:
-        DataError, ValueError: as ``render``.
+        DataError, ValueError: as for ``render``.
     """
     probe = Example("probe", (Message("user", "Question"), Message("assistant", "Answer")))
     lead = ""
@@ -174,18 +173,18 @@ def form_of(tokenizer: PreTrainedTokenizerBase) -> AnswerForm:
 
 
 def answer_text(tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase, form: AnswerForm) -> str:
-    """Return what generated ``tokens`` say, without special tokens and the words before an answer."""
+    """Return the text of generated ``tokens``, without special tokens and the template's lead."""
     ids, lead = list(tokens), encode(form.lead, tokenizer) if form.lead else []
     if lead and ids[: len(lead)] == lead:
         ids = ids[len(lead) :]
     text = str(tokenizer.decode(ids, skip_special_tokens=True))
-    if form.lead.rstrip().endswith("</think>"):  # the model thought before it answered
+    if form.lead.rstrip().endswith("</think>"):  # drop the reasoning before the answer
         text = text.rpartition("</think>")[2]
     return text.strip()
 
 
 class _Pending(NamedTuple):
-    """An Example as texts, and what makes it Rendered once they are tokens."""
+    """An Example as texts, and the function that makes it Rendered once they are tokenised."""
 
     texts: list[str]
     split_special_tokens: bool
@@ -199,9 +198,9 @@ class _Pending(NamedTuple):
                 raise one
             whole.append(one)
         ids, mask = self.finish(whole)
-        if 1 not in mask:  # a passage of no token
+        if 1 not in mask:  # an empty passage
             return Rendered(ids, mask)
-        end = len(mask) - mask[::-1].index(1)  # what follows the last end token (often "\n") teaches nothing
+        end = len(mask) - mask[::-1].index(1)  # drop what follows the last end token (often "\n")
         return Rendered(ids[:end], mask[:end])
 
 
@@ -217,7 +216,7 @@ def _caught(action: Callable[[Given], Made], value: Given) -> Made | DataError:
 def _tokenised(
     pending: Sequence[_Pending], tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[list[Tokens | DataError]]:
-    """Return the tokens of each one's texts, in order; one call of the tokenizer for all of a kind."""
+    """Return the tokens of each Example's texts, in order, with one tokenizer call per kind of text."""
     texts: dict[bool, list[str]] = {True: [], False: []}
     for one in pending:
         texts[one.split_special_tokens] += one.texts
@@ -236,7 +235,7 @@ def _pending(example: Example, template: Template | None, tokenizer: PreTrainedT
         return _in_template(example, template._replace(tools=example.tools))
     if tools.has_extras(example):
         raise DataError(
-            "a base without a chat template has no place for tools, calls or reasoning: take one that has one"
+            "a base without a chat template cannot show tools, calls or reasoning: use one that has one"
         )
     texts = [text for text, _ in _segments(messages)]
     return _Pending(texts, True, lambda tokens: _plain(messages, [one.ids for one in tokens], tokenizer))
@@ -263,7 +262,7 @@ def _document(example: Example, ids: list[int], tokenizer: PreTrainedTokenizerBa
 
 
 def _first_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return what a text begins with: ``<bos>``, or the end token as GPT-2 has it."""
+    """Return the first token of a text: ``<bos>``, or the end token, as in GPT-2."""
     bos: int | None = tokenizer.bos_token_id
     return end_token_of(tokenizer) if bos is None else bos
 
@@ -271,7 +270,7 @@ def _first_token(tokenizer: PreTrainedTokenizerBase) -> int:
 def _plain(
     messages: Sequence[Message], segments: Sequence[list[int]], tokenizer: PreTrainedTokenizerBase
 ) -> Rendered:
-    """Return a conversation without a template, of its ``_segments`` as tokens."""
+    """Render a conversation without a template from the tokens of its ``_segments``."""
     eos = end_token_of(tokenizer)
     ids = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     mask = [0] * len(ids)
@@ -282,7 +281,7 @@ def _plain(
 
 
 def _segments(messages: Sequence[Message]) -> Iterator[tuple[str, Message | None]]:
-    """Yield (text, the answer that it is), in order; the text between two answers comes in one piece."""
+    """Yield (text, answer or None) in order; the text between two answers is one segment."""
     between = ""
     for message in messages:
         if message.role == "assistant":

@@ -1,7 +1,7 @@
-"""What trainer and watcher tell each other: small objects in the store, next to the run's checkpoints.
+"""Messages between trainer and watcher: small objects in the store, next to the run's checkpoints.
 
-``heartbeat`` (trainer: at the start and after every save), ``done`` and ``failed`` (trainer: at the end),
-``stop`` (watcher: please end at the next save).
+``heartbeat`` (trainer, at the start and after every save), ``done`` and ``failed`` (trainer, at the end),
+``stop`` (watcher: end at the next save).
 """
 
 from collections.abc import Iterator
@@ -18,22 +18,22 @@ from deepcuts.components.training.lease import Held, Lease
 
 class Heartbeat(msgspec.Struct, frozen=True):
     at: records.Moment
-    """UTC; for people and deepcuts clean: a reader that waits checks whether it changes, by its own clock."""
+    """UTC, for people and deepcuts clean; a waiting reader uses its own clock and checks for changes."""
     saved: list[int]
-    """Steps of all checkpoints committed so far, also of those deleted since."""
+    """Steps of all checkpoints committed so far, including deleted ones."""
 
     def __post_init__(self) -> None:
-        """Check the time; a decoder reports it."""
+        """Check the time; a decoder reports the error."""
         records.check_moment(self.at)
 
 
 class TrainingDone(msgspec.Struct, frozen=True):
     budget_tokens: int
-    """Of the Recipe. A run that was given a larger budget has the same checkpoints, but is not done."""
+    """The Recipe's. A run with a larger budget has the same checkpoints but is not done."""
     step: int
     tokens: int
     budget_seconds: float = 0.0
-    """Of the Recipe, likewise."""
+    """The Recipe's, likewise."""
 
 
 class TrainingFailed(msgspec.Struct, frozen=True):
@@ -42,11 +42,11 @@ class TrainingFailed(msgspec.Struct, frozen=True):
 
 
 class Stop(msgspec.Struct, frozen=True):
-    """The quality has not improved for a while."""
+    """Asks the trainer to stop, because quality has not improved for a while."""
 
     budget_tokens: int
     scored_step: int
-    """The checkpoint whose score decided."""
+    """The checkpoint whose score decided it."""
     scored_tokens: int
     best_step: int
     best_weights: str
@@ -57,9 +57,9 @@ RunMessage = TypeVar("RunMessage", Heartbeat, TrainingDone, TrainingFailed, Stop
 
 
 class RunMessages:
-    """The messages of one training run towards one budget. Every method raises StoreError.
+    """The messages of a training run with one budget. Every method raises StoreError.
 
-    A trainer leaves none once its lease is lost: they would be about the run of its successor.
+    A trainer writes none once its lease is lost, as they would be about its successor's run.
     """
 
     def __init__(
@@ -70,26 +70,26 @@ class RunMessages:
         self._lease: Lease | None = None
 
     def start(self) -> None:
-        """Say that the trainer is alive, and that an earlier attempt's failure is past."""
+        """Report that the trainer is alive, and clear an earlier attempt's failure."""
         if self._lease:
             self._lease.renew()
         self._store.delete(f"{self._prefix}/failed")
         self._beat([])
 
     def saved(self, step: int) -> None:
-        """Say that the trainer has committed a checkpoint."""
+        """Report that the trainer has committed a checkpoint."""
         self._beat([step])
 
     def finish(self, step: int, tokens: int) -> None:
-        """Say that the trainer has reached its budget, or was stopped."""
+        """Report that the trainer has reached its budget or was stopped."""
         self._tell("done", TrainingDone(self._budget, step, tokens, self._budget_seconds))
 
     @contextmanager
     def failures(self, lease: Lease | None) -> Iterator[None]:
-        """Report any exception of the body to the watcher, while ``lease`` is held.
+        """Report any exception in the body to the watcher, while ``lease`` is held.
 
-        A preempted trainer has not failed: it comes back. One that lost its lease has a successor, whose
-        watcher would leave.
+        A preempted trainer has not failed, as it will be back. One that lost its lease has a successor, whose
+        watcher must not leave.
         """
         self._lease = lease
         try:
@@ -97,14 +97,14 @@ class RunMessages:
         except (Preempted, Held):
             raise
         except Exception as error:
-            with suppress(StoreError):  # Held, too; then the heartbeat goes stale
+            with suppress(StoreError):  # including Held; the heartbeat then goes stale
                 self._tell(
                     "failed", TrainingFailed(clock.utc(), escape.redacted(f"{type(error).__name__}: {error}"))
                 )
             raise
 
     def ask_to_stop(self, scored_step: int, scored_tokens: int, best_step: int, best_weights: str) -> None:
-        """Ask the trainer to stop: the watcher has seen enough."""
+        """Ask the trainer to stop."""
         self._put("stop", Stop(self._budget, scored_step, scored_tokens, best_step, best_weights))
 
     def heartbeat(self) -> Heartbeat | None:
@@ -130,7 +130,7 @@ class RunMessages:
         self._tell("heartbeat", Heartbeat(clock.utc(), steps))
 
     def _tell(self, name: str, message: Heartbeat | TrainingDone | TrainingFailed) -> None:
-        """Put a message as the trainer; raises Held if another one holds the lease."""
+        """Write a message as the trainer; raises Held if another trainer holds the lease."""
         if self._lease:
             self._lease.renew()
         self._put(name, message)

@@ -1,4 +1,4 @@
-"""How much of a valid split is scored: never more than a share of what the training costs."""
+"""Sample a valid split, so that scoring costs no more than a share of the training."""
 
 import hashlib
 import random
@@ -16,22 +16,22 @@ from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.render import Rendered
 
 FORWARD_SHARE = 1 / 3
-"""Of a trained token's cost, what a scored one costs: no backward pass."""
+"""Cost of scoring a token relative to training on it: there is no backward pass."""
 MIN_EXAMPLES = 32
-"""Scored in any case: a mean of fewer says little, and so few cost seconds."""
+"""Always scored: the mean of fewer says little, and these take seconds."""
 
 
 class ValidSample(NamedTuple):
-    """What of a valid split is scored."""
+    """The part of a valid split to score."""
 
     data: list[Rendered]
     digest: str
-    """Names the sample; the split's own where it is all of it."""
+    """Identifies the sample; the split's own digest if it is the whole split."""
     facts: Facts
 
 
 def read(split: Path, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> ValidSample:
-    """Return the sample that a training scores at its end; an empty split is fine."""
+    """Read the sample that a training scores at its end; an empty split is allowed."""
     data = scoring.read(split, tokenizer)
     drawn = draw(data, affordable_tokens(recipe))
     name = key(files.digest(split), drawn, len(data))
@@ -39,20 +39,20 @@ def read(split: Path, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Val
 
 
 def score(loss: CompletionLoss, split: Path, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Facts:
-    """Return the ``valid_loss`` of the sample and its size."""
+    """Return the ``valid_loss`` of the sample, and its size."""
     sample = read(split, tokenizer, recipe)
     return {"valid_loss": scoring.mean_loss(loss, sample.data), **sample.facts}
 
 
 def affordable_tokens(recipe: Recipe) -> int:
-    """Return the tokens that may be scored in a training: ``scoring_share`` of its cost."""
+    """Return the number of tokens that may be scored in a training: ``scoring_share`` of its cost."""
     return int(recipe.scoring_share * recipe.budget_tokens / FORWARD_SHARE)
 
 
 def draw(data: Sequence[Rendered], tokens: int) -> list[int]:
-    """Return examples of at most ``tokens`` together, or ``MIN_EXAMPLES``, in their own order.
+    """Draw examples with at most ``tokens`` in total, or ``MIN_EXAMPLES``; return them in their own order.
 
-    They are the first of one shuffled order, so that all who score a split compare on the same examples.
+    They are the first of a fixed shuffled order, so that all scores of a split are on the same examples.
     """
     order = list(range(len(data)))
     random.Random(0).shuffle(order)
@@ -66,12 +66,12 @@ def draw(data: Sequence[Rendered], tokens: int) -> list[int]:
 
 
 def key(split_digest: str, drawn: Sequence[int], count: int) -> str:
-    """Return a name for the drawn examples: the split's own digest if all of it is drawn."""
+    """Identify the drawn examples; it is the split's own digest if all are drawn."""
     if len(drawn) == count:
         return split_digest
     return hashlib.sha256(f"{split_digest} {list(drawn)}".encode()).hexdigest()
 
 
 def facts(drawn: Sequence[object], count: int) -> Facts:
-    """Return how many examples were scored, and how many were not, for their cost."""
+    """Return how many examples were scored, and how many were left out to save cost."""
     return {"valid_examples": len(drawn), "valid_examples_left_out": count - len(drawn)}

@@ -1,4 +1,4 @@
-"""When a training saves, and whether it ends there."""
+"""Decide when a training saves, and whether it ends there."""
 
 import time
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from deepcuts.components.training.checkpoints import Checkpoints, TrainingProgre
 
 
 class Saver:
-    """Commits checkpoints; ``seconds`` is what they took, ``size_bytes`` the size of the last one.
+    """Commits checkpoints; ``seconds`` is the time they took, ``size_bytes`` the size of the last one.
 
     ``ends_here`` and ``out_of_time`` are those of ``loop.train``.
     """
@@ -35,12 +35,12 @@ class Saver:
         self.seconds, self.size_bytes = 0.0, 0
 
     def due(self, step_seconds: float) -> bool:
-        """Return whether it is time to save, after a step that took ``step_seconds``."""
+        """Tell whether it is time to save, after a step that took ``step_seconds``."""
         late = time.monotonic() - self._saved_at >= self._recipe.save_every_seconds
         return self._out_of_time(step_seconds + self._last_seconds) or late
 
     def save(self, progress: TrainingProgress) -> bool:
-        """Commit a checkpoint; return whether the run ends here. Every rank calls it."""
+        """Commit a checkpoint; return whether the run ends here. Called by every rank."""
         began = time.monotonic()
         if self._accelerator.is_main_process:
             self.size_bytes = self._checkpoints.save(self._loss, self._optimizer, progress)
@@ -53,5 +53,5 @@ class Saver:
         return ends
 
     def ends(self, progress: TrainingProgress) -> bool:
-        """Return whether the main process wants the run to end at ``progress``."""
+        """Tell whether the main process wants the run to end at ``progress``."""
         return ranks.agreed(self._ends_here, progress, self._accelerator)

@@ -35,23 +35,23 @@ from deepcuts.components.training.render import (
 )
 
 CHECKED_LENGTHS = 32
-"""Examples rendered again before stored lengths are believed."""
+"""Examples rendered again to check stored lengths."""
 RENDERED_TOGETHER = 500
 """Examples tokenised in one call."""
 BATCH_TOKENS = 16_384
-"""Padded tokens of one forward pass: 16 MB of float32 activations a layer at width 256."""
+"""Padded tokens of one forward pass: 16 MB of float32 activations per layer at width 256."""
 LOGIT_BYTES = 4 * 2**30
-"""Of the float32 logits of a pass and a copy, if every token is an answer: passes of a large vocabulary are
-smaller. An 8B model with 128,256 tokens would not be scored on 24 GB otherwise."""
+"""Limit for a pass's float32 logits and a copy, if every token is an answer token: with a large vocabulary,
+passes are smaller. Otherwise an 8B model with 128,256 tokens could not be scored on 24 GB."""
 
 
 def answer_nats(
     loss: CompletionLoss, data: Sequence[Rendered], scored: Heard = unheard
 ) -> list[tuple[float, int]]:
-    """Return (nats, answer tokens) of each example, in order; ``scored`` takes how many more are done.
+    """Return (nats, answer tokens) of each example, in order; ``scored`` is told the number newly done.
 
-    Beginnings that examples share are computed once where that is proven and saves enough; else they are
-    batched by length, one example a row.
+    Shared prefixes are computed once if that is proven correct and saves enough; otherwise examples are
+    batched by length, one per row.
     """
     results: list[tuple[float, int]] = [(0.0, 0)] * len(data)
     device = next(loss.parameters()).device
@@ -64,7 +64,7 @@ def answer_nats(
             width = max(len(data[i].ids) for i in batch)
             laid = collate([[i] for i in batch], data, width)
             ids, positions, targets = (tensor.to(device) for tensor in laid)
-            # right padding needs no mask: nothing looks ahead. Plain positions make a row one document.
+            # right padding needs no mask, as nothing looks ahead; plain positions make a row one document
             plain = torch.arange(width, device=device).expand(len(batch), -1)
             nats = loss.token_nats(ids, plain, targets).double()
             rows = (targets >= 0).nonzero()[:, 0]
@@ -92,7 +92,7 @@ def _tree_nats(
 
 
 def mean_nats(loss: CompletionLoss, data: Sequence[Rendered]) -> float:
-    """Average the nats per answer token over all examples."""
+    """Return the mean nats per answer token over all examples."""
     scores = answer_nats(loss, data)
     return sum(nats for nats, _ in scores) / sum(tokens for _, tokens in scores)
 
@@ -105,7 +105,7 @@ def greedy_answers(
 ) -> list[str]:
     """Return the model's greedy answer to each example's prompt, at most ``max_new_tokens`` long.
 
-    Nor longer than the context allows: learned positions (GPT-2) end there.
+    The context also limits it, as learned positions (GPT-2) end there.
     """
     prompts = [render_prompt(record, tokenizer) for record in records]
     settings, form = generation.decoding(model, tokenizer), form_of(tokenizer)
@@ -130,11 +130,11 @@ def continued(
     settings: GenerationConfig,
     processors: Sequence[LogitsProcessor] = (),
 ) -> Tensor:
-    """Return the tokens that follow each prompt: (prompts, longest answer)."""
+    """Return the tokens generated after each prompt: (prompts, longest answer)."""
     width = max(map(len, prompts))
     ids = torch.full((len(prompts), width), settings.pad_token_id)
     mask = torch.zeros(len(prompts), width, dtype=torch.long)
-    for row, prompt in enumerate(prompts):  # left padding: answers start in one column
+    for row, prompt in enumerate(prompts):  # left padding, so that answers start in the same column
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
         mask[row, width - len(prompt) :] = 1
     with torch.inference_mode():
@@ -148,13 +148,13 @@ def continued(
 
 
 def is_right(given: str, record: Example) -> bool:
-    """Return whether a generated answer is right: its calls by parsed arguments, else ``same_answer``."""
+    """Tell whether a generated answer is right: calls by parsed arguments, text by ``same_answer``."""
     last = record.messages[-1]
     return tools.same_calls(given, last) if last.tool_calls else same_answer(given, last.content)
 
 
 def same_answer(given: str, wanted: str) -> bool:
-    """Compare texts with white space collapsed; with GSM8K's ``####``, only what follows the last one."""
+    """Compare texts with white space collapsed; with GSM8K's ``####``, only the part after the last one."""
     if "####" in wanted:
         given = given.rpartition("####")[2] if "####" in given else ""
         wanted = wanted.rpartition("####")[2]
@@ -167,9 +167,9 @@ def choose_labels(
     records: Sequence[Example],
     labels: Sequence[str],
 ) -> list[str]:
-    """Return the likeliest label for each example: log-likelihood of the label and its end token, summed.
+    """Return the likeliest label for each example, by log-likelihood of the label and its end token.
 
-    The prompt goes through the model once; its key-value cache is shared by all labels.
+    The prompt goes through the model once; all labels share its key-value cache.
     """
     model.eval()
     with torch.inference_mode():
@@ -177,12 +177,12 @@ def choose_labels(
 
 
 def pass_tokens(vocabulary: int) -> int:
-    """Return how many tokens, padding included, one forward pass takes with this vocabulary."""
+    """Return how many tokens, including padding, fit into one forward pass with this vocabulary."""
     return min(BATCH_TOKENS, max(1, LOGIT_BYTES // (8 * vocabulary)))
 
 
 def by_length(lengths: Sequence[int], most: int | None = None) -> Iterator[list[int]]:
-    """Return indices in batches of at most ``most`` (``BATCH_TOKENS``) padded tokens, longest first."""
+    """Yield indices in batches of at most ``most`` (``BATCH_TOKENS``) padded tokens, longest first."""
     batch: list[int] = []
     most = most or BATCH_TOKENS
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
@@ -197,7 +197,7 @@ def by_length(lengths: Sequence[int], most: int | None = None) -> Iterator[list[
 def render_all(records: Iterable[Example], tokenizer: PreTrainedTokenizerBase) -> list[Rendered]:
     """Return token ids and loss mask of each example, tokenised in batches.
 
-    Raises: as ``render``, of the first that cannot be.
+    Raises: as ``render``, for the first example that cannot be rendered.
     """
     result: list[Rendered] = []
     records = iter(records)
@@ -210,10 +210,10 @@ def render_all(records: Iterable[Example], tokenizer: PreTrainedTokenizerBase) -
 
 
 def lengths(records: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the tokens of each example, as ingest counted them with this tokenizer, else counted now.
+    """Return the number of tokens of each example, as stored by ingest if its tokenizer was this one.
 
-    Whether it was shows in ``CHECKED_LENGTHS`` examples, the longest among them: tokenizing all of 13,000
-    short rows again takes ten seconds of CPU, reading their lengths none.
+    That is checked on ``CHECKED_LENGTHS`` examples, including the longest. Tokenising all of 13,000 short
+    rows again takes ten seconds of CPU, reading their lengths none.
     """
     stride = max(1, len(records) // CHECKED_LENGTHS)
     checked = [*records[::stride], *sorted(records, key=lambda record: -record.tokens)[:1]]
@@ -234,7 +234,7 @@ def label_tokens(
 def _label_nats(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, record: Example, labels: Sequence[str]
 ) -> Tensor:
-    """Compute the nats of each label after the example's prompt: (labels,)."""
+    """Return the nats of each label after the example's prompt: (labels,)."""
     prompt, tails = label_tokens(tokenizer, record, labels)
     width = max(map(len, tails))
     ids = torch.zeros(len(labels), width, dtype=torch.long)
@@ -253,8 +253,8 @@ def _label_nats(
 def _continuations(model: PreTrainedModel, prompt: Sequence[int], ids: Tensor) -> Tensor:
     """Return the logits that predict each of ``ids`` (L, width) after one prompt: (L, width, V), float32.
 
-    The prompt goes through the model once where keys and values are all that it remembers; else (states of
-    convolutions and recurrences, caches of a type's own) once a row.
+    The prompt goes through the model once if the model's only state is keys and values; otherwise (states of
+    convolutions and recurrences, special caches) once per row.
     """
     first_tokens = torch.tensor([list(prompt)], device=model.device)
     cache = DynamicCache(config=model.config)
@@ -269,7 +269,7 @@ def _continuations(model: PreTrainedModel, prompt: Sequence[int], ids: Tensor) -
 
 
 def _is_stateless(model: PreTrainedModel, cache: DynamicCache) -> bool:
-    """Return whether attention layers are all that remembers: a cache of keys and values holds everything."""
+    """Tell whether the model has no state other than attention's keys and values."""
     if getattr(model, "_is_stateful", False):
         return False
     return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers)
@@ -281,10 +281,10 @@ def _answered(record: Example, text: str) -> Example:
 
 
 def read(split: Path, tokenizer: PreTrainedTokenizerBase) -> list[Rendered]:
-    """Read a split as token ids; an empty file is fine here."""
+    """Read a split as token ids; an empty file is allowed."""
     return render_all(examples.read(split), tokenizer) if files.size_bytes(split) else []
 
 
 def mean_loss(loss: CompletionLoss, data: Sequence[Rendered]) -> float | None:
-    """Return the mean loss that a search compares trials by; None where nothing is held out."""
+    """Return the mean loss by which a search compares trials; None if nothing is held out."""
     return mean_nats(loss, data) if data else None

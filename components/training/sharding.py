@@ -1,7 +1,7 @@
-"""Fully sharded data parallelism (FSDP2): a process holds a share of each weight, gradient and Adam state.
+"""Shard training with FSDP2: each process holds a share of each weight, gradient and Adam state.
 
-Names, numbers of weights and checkpoints are those of one process. Whoever reads a whole tensor makes all
-processes send their shares, so all of them must read it, in one order.
+Names, numbers of weights and checkpoints are the same as with one process. Reading a full tensor gathers the
+shares of all processes, so all of them must read it, in the same order.
 """
 
 import torch
@@ -17,9 +17,9 @@ from deepcuts.components.training.blocks import blocks_of
 
 
 def strategy(recipe: Recipe, accelerator: Accelerator) -> str:
-    """Return how these processes share the work: ``single``, ``ddp`` or ``fsdp``.
+    """Return how the processes share the work: ``single``, ``ddp`` or ``fsdp``.
 
-    A single one that torchrun has started shards too: so FSDP can be tried on a machine with one device.
+    A single process started by torchrun also shards, so that FSDP can be tried with one device.
     """
     if recipe.strategy == "fsdp" and dist.is_initialized():
         return "fsdp"
@@ -27,37 +27,37 @@ def strategy(recipe: Recipe, accelerator: Accelerator) -> str:
 
 
 def shard(loss: nn.Module, accelerator: Accelerator) -> None:
-    """Leave each process its share, block by block, so that no device ever holds the whole model.
+    """Shard the weights block by block, so that no device ever holds the whole model.
 
-    Gradients are averaged over the processes, as DDP does it.
+    Gradients are averaged over the processes, as in DDP.
     """
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     for block in blocks_of(loss):
         fully_shard(block, mesh=mesh)
     fully_shard(loss, mesh=mesh)
-    register_fsdp_forward_method(loss, "token_nats")  # scoring calls it past ``forward``
+    register_fsdp_forward_method(loss, "token_nats")  # scoring calls it directly, not via ``forward``
 
 
 def is_sharded(loss: nn.Module) -> bool:
-    """Return whether the weights are shared out over processes."""
+    """Tell whether the weights are sharded."""
     return isinstance(loss, FSDPModule)
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """Return all of a tensor, on the CPU."""
+    """Return the full tensor, on the CPU."""
     tensor = tensor.detach()
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu().contiguous()
 
 
 def shard_like(value: Tensor, tensor: Tensor) -> Tensor:
-    """Return this process's share of ``value`` where ``tensor`` is sharded; else all of it."""
+    """Return this process's share of ``value`` if ``tensor`` is sharded, else all of it."""
     value = value.to(tensor.device)
-    if not isinstance(tensor, DTensor) or value.shape != tensor.shape:  # Adam's step is a number
+    if not isinstance(tensor, DTensor) or value.shape != tensor.shape:  # Adam's ``step`` is a scalar
         return value
     return distribute_tensor(value, tensor.device_mesh, tensor.placements, src_data_rank=None)
 
 
 def copy_into_shard(tensor: Tensor, value: Tensor) -> None:
-    """Put a whole ``value`` into a tensor that may be sharded."""
+    """Copy a full ``value`` into a tensor that may be sharded."""
     with torch.no_grad():
         tensor.copy_(shard_like(value, tensor))

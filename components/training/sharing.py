@@ -1,4 +1,4 @@
-"""Sharing prefixes: proven for the model at hand and worth it for the data, else each is computed alone."""
+"""Decide whether to share prefixes: only if proven correct for the model and worth it for the data."""
 
 from collections.abc import Sequence
 from itertools import accumulate
@@ -17,13 +17,13 @@ from deepcuts.components.training.prefixes import PrefixTree
 from deepcuts.components.training.render import Rendered
 
 MIN_SAVED = 0.05
-"""Share of the tokens below which sharing is not worth its smaller matrices in attention."""
+"""Minimum share of tokens saved; below it, sharing is not worth attention's smaller matrices."""
 
 
 class Sharing(NamedTuple):
     shared: bool
     difference_nats: float
-    """Shared against alone, of two examples; 0 where nothing was compared."""
+    """Difference between shared and alone for two examples; 0 if nothing was compared."""
     words: str
 
     def facts(self) -> dict[str, str | float | bool]:
@@ -31,7 +31,7 @@ class Sharing(NamedTuple):
 
 
 def settle(loss: nn.Module, data: Sequence[Rendered], recipe: Recipe, accelerator: Accelerator) -> Sharing:
-    """Return whether the passes of a run share prefixes: on every rank or on none."""
+    """Decide whether a run's passes share prefixes: on every rank or on none."""
     if recipe.share_prefixes == "off" or not recipe.packing:
         return Sharing(False, 0.0, "off: by the recipe, or packing is off")
     if recipe.share_prefixes == "auto" and accelerator.device.type == "cuda":
@@ -40,7 +40,7 @@ def settle(loss: nn.Module, data: Sequence[Rendered], recipe: Recipe, accelerato
     if saved < MIN_SAVED:
         return Sharing(False, 0.0, f"off: examples have only {saved:.1%} of their tokens in common")
     if draws(loss, data):
-        return Sharing(False, 0.0, "off: dropout draws again for each example")
+        return Sharing(False, 0.0, "off: dropout differs for each example")
     found = prove(loss, data)
     if found.shared and not all(ranks.on_every(accelerator, found.shared)):
         return Sharing(False, found.difference_nats, "off: not proven on another rank")
@@ -48,9 +48,9 @@ def settle(loss: nn.Module, data: Sequence[Rendered], recipe: Recipe, accelerato
 
 
 def trees(loss: nn.Module, data: Sequence[Rendered], most_tokens: int) -> list[PrefixTree]:
-    """Return the passes in which all of ``data`` is scored with prefixes shared; none where that is off.
+    """Return passes that score all of ``data`` with shared prefixes; none if sharing is off.
 
-    On CUDA it is, where it was never measured.
+    It is off on CUDA, where it was never measured.
     """
     if next(loss.parameters()).is_cuda:
         return []
@@ -61,9 +61,9 @@ def trees(loss: nn.Module, data: Sequence[Rendered], most_tokens: int) -> list[P
 
 
 def saved_share(data: Sequence[Rendered], recipe: Recipe) -> float:
-    """Estimate the share of trained tokens that need not be computed, from a step drawn at random.
+    """Estimate the share of trained tokens that need not be computed, from a random step.
 
-    It depends on no budget, so that a run with a larger one continues bit for bit.
+    It does not depend on the budget, so that a run with a larger budget continues bit for bit.
     """
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0)).tolist()
     ends = accumulate(len(data[example].ids) for example in order)
@@ -74,13 +74,13 @@ def saved_share(data: Sequence[Rendered], recipe: Recipe) -> float:
 
 
 def prove(loss: nn.Module, data: Sequence[Rendered]) -> Sharing:
-    """Return whether two examples that share a prefix score under ``loss`` as each does alone.
+    """Test whether two examples that share a prefix score the same under ``loss`` as alone.
 
     They are the shortest two neighbours with enough in common.
     """
     if any(part.layout != "documents" for part in loss.modules() if isinstance(part, CompletionLoss)):
-        return Sharing(False, 0.0, "off: this model's attention takes no tree of examples")
-    if stateful := stateful_classes(loss):  # whose state two short examples may show too little of
+        return Sharing(False, 0.0, "off: this model's attention does not support trees of examples")
+    if stateful := stateful_classes(loss):  # two short examples may not show the effect of a state
         return Sharing(False, 0.0, f"off: {stateful[0]} of this model carries a state along a row")
     pair = _neighbours(data)
     if not pair:
@@ -91,7 +91,7 @@ def prove(loss: nn.Module, data: Sequence[Rendered]) -> Sharing:
             return _prove(loss.eval(), pair)
         except (RuntimeError, TypeError, ValueError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            return Sharing(False, 0.0, f"off: this model does not take it ({reason})")
+            return Sharing(False, 0.0, f"off: this model does not support it ({reason})")
         finally:
             loss.train(training)
 
@@ -111,7 +111,7 @@ def _prove(loss: nn.Module, pair: Sequence[Rendered]) -> Sharing:
 
 
 def _neighbours(data: Sequence[Rendered]) -> list[Rendered]:
-    """Return the shortest two examples next to each other when sorted that share a stretch; or none."""
+    """Return the shortest two neighbours in sorted order that share a stretch; empty if there are none."""
     order = sorted(data, key=lambda rendered: rendered.ids)
     pairs = [
         (one, other)
@@ -122,9 +122,9 @@ def _neighbours(data: Sequence[Rendered]) -> list[Rendered]:
 
 
 def draws(loss: nn.Module, data: Sequence[Rendered]) -> bool:
-    """Return whether ``loss`` draws random numbers in training: the same example scores otherwise then.
+    """Tell whether ``loss`` uses random numbers in training, so that an example's score varies.
 
-    Random numbers are left as they were.
+    The random state is restored.
     """
     training, found = loss.training, set()
     shortest = min(range(len(data)), key=lambda i: len(data[i].ids))

@@ -1,4 +1,4 @@
-"""Where the answers of a conversation lie in its tokens, and which token ends each of them."""
+"""Locate the answers of a conversation in its tokens, and the token that ends each."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -17,16 +17,16 @@ class Span(NamedTuple):
     start: int
     end: int
     closed: bool
-    """Whether the last of them is a special token, which ends the answer."""
+    """Whether the last of them is a special token that ends the answer."""
 
 
 def tokens_of(written: Written, whole: Tokens, template: Template) -> tuple[list[int], list[int]]:
-    """Return a conversation's token ids as a server writes it, and the mask of its answers and end tokens.
+    """Return a conversation's token ids as a server writes them, and the mask of answers and end tokens.
 
     ``whole`` is ``written.text`` tokenised. Many templates write earlier answers differently from the last
     one (they drop the reasoning), or open the generation prompt with text that finished turns lack. Then only
-    the last answer is learned, after exactly the prompt that a server sends; ``components/ingest`` makes such
-    a conversation one example a turn.
+    the last answer is learned, after exactly the prompt that a server sends; ``components/ingest`` turns such
+    a conversation into one example per turn.
 
     Raises:
         DataError: the template refuses the turns, or a token crosses an answer's start.
@@ -37,7 +37,7 @@ def tokens_of(written: Written, whole: Tokens, template: Template) -> tuple[list
     earlier = [_earlier(messages[: turn + 1], written.text, whole, template) for turn in answers]
     if not span.closed:
         ids, span = _close(written, span, template)
-    ended_by = ids[span.end - 1]  # gpt-oss ends earlier answers with the token that ends its reasoning, too
+    ended_by = ids[span.end - 1]  # gpt-oss ends earlier answers with the token that also ends its reasoning
     found = [one for one in earlier if one and one.closed and ids[one.end - 1] == ended_by]
     mask = [0] * len(ids)
     for one in (*(found if len(found) == len(answers) else ()), span):
@@ -55,14 +55,14 @@ def _span(written: Written, whole: Tokens, template: Template) -> Span:
             "let the template's generation prompt end with a special token or a newline"
         )
     said = prefix(written.said, whole, special, template.tokenizer)
-    if ids[: len(said)] != said:  # the answer's last characters merge with what follows: no end there
+    if ids[: len(said)] != said:  # the answer's last characters merge with the text after it
         return Span(len(prompt), len(ids), False)
     end = _end_token(ids[len(said) :], template)
     return Span(len(prompt), len(said) + end, bool(end))
 
 
 def _end_token(ids: Sequence[int], template: Template) -> int:
-    """Count the ``ids`` up to a special token that follows nothing but white space; 0: there is none."""
+    """Count the ``ids`` up to a special token that follows only white space; 0 if there is none."""
     for number, token in enumerate(ids, start=1):
         if token in template.special:
             return number
@@ -72,16 +72,16 @@ def _end_token(ids: Sequence[int], template: Template) -> int:
 
 
 def _earlier(messages: Sequence[Message], text: str, whole: Tokens, template: Template) -> Span | None:
-    """Return the last answer of ``messages`` in a longer conversation; None where it differs there."""
+    """Return the last answer of ``messages`` in a longer conversation; None if it is written differently."""
     written = chat_template.write(messages, template)
     return _span(written, whole, template) if text.startswith(written.said) else None
 
 
 def _close(written: Written, span: Span, template: Template) -> tuple[list[int], Span]:
-    """Return an answer that the template does not end, with an end token.
+    """Add an end token to an answer that the template does not end.
 
-    It is the one that would begin the next turn (GLM's ``<|user|>``), which its publisher's models stop on,
-    else the tokenizer's.
+    It is the token that begins the next turn (GLM's ``<|user|>``) if the publisher's models stop on it, else
+    the tokenizer's.
     """
     messages, tokenizer = written.messages, template.tokenizer
     text = written.text if written.text[len(written.said) :].strip() else written.said
@@ -96,7 +96,7 @@ def _close(written: Written, span: Span, template: Template) -> tuple[list[int],
 def _within_marks(
     written: Written, whole: Tokens, ids: Sequence[int], mask: list[int], template: Template
 ) -> list[int]:
-    """Restrict ``mask`` to the template's ``{% generation %}`` marks; end tokens stay in any case."""
+    """Restrict ``mask`` to the template's ``{% generation %}`` marks; end tokens always stay."""
     if not template.marked or not whole.starts:
         return mask
     text, places = chat_template.marks(written.messages, template)

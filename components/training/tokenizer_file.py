@@ -1,4 +1,4 @@
-"""tokenizer.json, read without transformers."""
+"""Read and check tokenizer.json without transformers."""
 
 import json
 import math
@@ -14,16 +14,16 @@ from deepcuts.components.training import faulty_field, model_files
 FILE = "tokenizer.json"
 LARGEST_ID = 2**32 - 1
 GROWTH = 1000
-"""Published tokenizers replace characters by one to five others."""
+"""Published tokenizers replace a character by one to five others."""
 VOCABULARIES = {"BPE": dict, "WordPiece": dict, "WordLevel": dict, "Unigram": list}
-"""By ``model.type``, which old files leave out."""
+"""By ``model.type``, which old files do not have."""
 
 
 def read(folder: Path) -> Tokenizer:
     """Read the tokenizer in ``folder``.
 
     Raises:
-        DataError: it is none; names the field, or line and column of what is inside one.
+        DataError: it is not a tokenizer; names the field, or line and column.
     """
     check_growth(folder)
     try:
@@ -37,10 +37,10 @@ def read(folder: Path) -> Tokenizer:
 
 
 def check_growth(folder: Path) -> None:
-    """Refuse steps that together make a text over GROWTH times as long: three of them can take all memory.
+    """Refuse steps that together make a text over GROWTH times as long; three can take all memory.
 
     Raises:
-        DataError: names the field.
+        DataError: they do; names the field.
     """
     path = folder / FILE
     value = model_files.read_object(path) if path.exists() else {}
@@ -67,9 +67,9 @@ def _read(folder: Path) -> Tokenizer:
 
 
 def _faults(value: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield (field, what is wrong) of entries of the vocabulary, the merges and the added tokens.
+    """Yield (field, problem) for entries of the vocabulary, the merges and the added tokens.
 
-    The library names a line and a column, and a file of a million entries is mostly one line.
+    The library only names line and column, and a file of a million entries is usually one line.
     """
     model = value.get("model")
     model = model if isinstance(model, dict) else {}
@@ -78,25 +78,25 @@ def _faults(value: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if not isinstance(vocabulary, kind):
         yield (
             "model.vocab",
-            f"{_shown(vocabulary)} is no vocabulary of model.type {_shown(model.get('type'))}",
+            f"{_shown(vocabulary)} is not a vocabulary of model.type {_shown(model.get('type'))}",
         )
     if not isinstance(merges, list):
-        yield "model.merges", f"{_shown(merges)} is no list"
+        yield "model.merges", f"{_shown(merges)} is not a list"
     elif isinstance(vocabulary, dict):
         yield from _ids(vocabulary)
         yield from _merges(merges, vocabulary, model)
     if isinstance(vocabulary, list):
         for number, piece in enumerate(vocabulary):
             if not _is_piece(piece):
-                yield f"model.vocab[{number}]", f"{_shown(piece)} is no pair of a token and its score"
+                yield f"model.vocab[{number}]", f"{_shown(piece)} is not a pair of a token and its score"
     added = value.get("added_tokens")
     for number, token in enumerate(added if isinstance(added, list) else ()):
         if not isinstance(token, dict):
-            yield f"added_tokens[{number}]", f"{_shown(token)} is no object"
+            yield f"added_tokens[{number}]", f"{_shown(token)} is not an object"
         elif not _is_id(token.get("id")):
             yield f"added_tokens[{number}].id", _no_id(token.get("id"))
         elif not isinstance(token.get("content"), str):
-            yield f"added_tokens[{number}].content", f"{_shown(token.get('content'))} is no text"
+            yield f"added_tokens[{number}].content", f"{_shown(token.get('content'))} is not text"
 
 
 def _ids(vocabulary: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -108,14 +108,14 @@ def _ids(vocabulary: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def _merges(
     merges: list[Any], vocabulary: dict[str, Any], model: dict[str, Any]
 ) -> Iterator[tuple[str, str]]:
-    """Yield merges that are no two tokens, are written otherwise than the first, or are of unknown tokens."""
+    """Yield merges that are not two tokens, not in the form of the first, or of unknown tokens."""
     skipped = len(str(model.get("continuing_subword_prefix") or ""))
     for number, merge in enumerate(merges):
         if isinstance(merge, str) and merge.startswith("#version"):
             continue
         pair = merge.split(" ") if isinstance(merge, str) else merge
         if type(merge) is not type(merges[0]) or not _is_pair(pair):
-            yield f"model.merges[{number}]", f"{_shown(merge)} is no pair of tokens as the first is"
+            yield f"model.merges[{number}]", f"{_shown(merge)} is not a pair of tokens like the first one"
             continue
         for token in (*pair, pair[0] + pair[1][skipped:]):
             if token not in vocabulary:
@@ -139,10 +139,10 @@ def _is_id(value: object) -> bool:
 
 
 def _no_id(value: object) -> str:
-    return f"{_shown(value)} is no whole number from 0 to {LARGEST_ID}"
+    return f"{_shown(value)} is not a whole number from 0 to {LARGEST_ID}"
 
 
 def _shown(value: object) -> str:
-    """Return a value as JSON, in which a token of control characters is one visible line."""
-    text = json.dumps(value)  # escapes what is not ASCII
+    """Return a value as JSON, so that control characters show as one visible line."""
+    text = json.dumps(value)  # escapes non-ASCII characters
     return text if len(text) <= 80 else text[:77] + "..."

@@ -1,4 +1,4 @@
-"""Texts as tokens, in batches: one alone costs a third more, and a prefix is not read again."""
+"""Tokenise texts in batches (a single call costs a third more), reusing tokens of prefixes."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from deepcuts.components.core.errors import DataError, judged
 
 UNREADABLE = "the tokenizer cannot encode a text", "correct the patterns in tokenizer.json, or the text"
 REMEMBERED_CHARS = 200
-"""Longer texts do not come again: what stands between two turns of a template does."""
+"""Longest text to cache; the short texts between a template's turns recur, longer ones do not."""
 
 
 class Tokens(NamedTuple):
@@ -19,11 +19,11 @@ class Tokens(NamedTuple):
 
     ids: list[int]
     starts: list[int]
-    """Where in the text each begins; empty for tokenizers that do not say."""
+    """Offset of each token in the text; empty for tokenizers without offsets."""
 
 
 def encode(text: str, tokenizer: PreTrainedTokenizerBase, split_special_tokens: bool = False) -> list[int]:
-    """Return the token ids of ``text`` alone.
+    """Return the token ids of ``text`` on its own.
 
     Raises:
         DataError: the tokenizer cannot read it.
@@ -38,7 +38,7 @@ def encode(text: str, tokenizer: PreTrainedTokenizerBase, split_special_tokens: 
 def encode_all(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, split_special_tokens: bool = False
 ) -> list[Tokens | DataError]:
-    """Encode ``texts`` in one call, each as ``encode`` does; one that cannot be read is its error."""
+    """Encode ``texts`` in one call, each as ``encode`` does; return the error of any that fails."""
     if tokenizer.is_fast and texts:
         try:
             with judged(*UNREADABLE):
@@ -52,7 +52,7 @@ def encode_all(
                     verbose=False,
                 )
         except DataError:
-            pass  # one of them is at fault: which one, the next loop says
+            pass  # one text is at fault; the loop below finds it
         else:
             starts = ([start for start, _ in offsets] for offsets in found["offset_mapping"])
             return [Tokens(ids, begun) for ids, begun in zip(found["input_ids"], starts, strict=True)]
@@ -62,10 +62,10 @@ def encode_all(
 def prefix(
     text: str, whole: Tokens, special: frozenset[int], tokenizer: PreTrainedTokenizerBase
 ) -> list[int]:
-    """Return the token ids of ``text`` alone, which the text of ``whole`` begins with.
+    """Return the token ids of ``text``, a prefix of the text of ``whole``, on its own.
 
-    Tokenizers cut at special tokens before they do anything else, so up to the last of these in ``text`` the
-    ids are those of ``whole``, and only the rest (``<|im_start|>assistant`` mostly) is tokenised.
+    Tokenizers split at special tokens first, so up to the last one in ``text`` the ids are those of
+    ``whole``, and only the rest (usually ``<|im_start|>assistant``) is tokenised.
     """
     place = bisect_right(whole.starts, len(text)) - 1
     while place >= 0 and not (whole.ids[place] in special and whole.starts[place] < len(text)):
@@ -74,7 +74,7 @@ def prefix(
         return encode(text, tokenizer)
     rest = text[whole.starts[place] :]
     ids = _remembered(rest, tokenizer) if len(rest) <= REMEMBERED_CHARS else tuple(encode(rest, tokenizer))
-    if ids[:1] != (whole.ids[place],):  # this token depends on what is before it
+    if ids[:1] != (whole.ids[place],):  # this token depends on the text before it
         return encode(text, tokenizer)
     return [*whole.ids[:place], *ids]
 

@@ -1,4 +1,4 @@
-"""Tool calls: what a chat template is given of them, whether it shows them, and calls in a generated text."""
+"""Tool calls: pass them to a chat template, check that it shows them, and find them in generated text."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,7 @@ from deepcuts.components.core.examples import Example, Message
 
 
 def as_turn(message: Message) -> dict[str, Any]:
-    """Return a Message as chat templates read it: OpenAI's form, with arguments as an object."""
+    """Return a Message in the form chat templates expect: OpenAI's, with arguments as an object."""
     turn: dict[str, Any] = {"role": message.role, "content": message.content}
     for key in ("reasoning_content", "tool_call_id", "name"):
         if value := getattr(message, key):
@@ -25,31 +25,31 @@ def as_turn(message: Message) -> dict[str, Any]:
 
 
 def check_shown(example: Example, text: str) -> None:
-    """Raise DataError unless ``text``, the rendered Example, has its tools, calls, results and reasoning."""
+    """Raise DataError unless ``text``, a rendered Example, shows its tools, calls, results and reasoning."""
     shown = _dense(text)
     said = _dense(" ".join(examples.said(message) for message in example.messages))
     for message in example.messages:
         for call in message.tool_calls:
             if _dense(call.name) not in shown or not all(_shows(shown, v) for v in call.arguments.values()):
                 raise DataError(
-                    "the base's chat template has no place for tool calls: train on a base that has one"
+                    "the base's chat template does not show tool calls: train on a base that supports them"
                 )
         if message.role == "tool" and _dense(message.content) not in shown:
             raise DataError(
-                "the base's chat template leaves out tool results: train on a base that takes them"
+                "the base's chat template leaves out tool results: train on a base that supports them"
             )
     for tool in example.tools:
         name = _dense(str(tool["function"]["name"]))
-        if shown.count(name) <= said.count(name):  # calls say it, too
-            raise DataError("the base's chat template has no place for tools: train on a base that has one")
+        if shown.count(name) <= said.count(name):  # calls contain the name, too
+            raise DataError("the base's chat template does not show tools: use a base that supports them")
     if (thought := example.messages[-1].reasoning_content) and _dense(thought) not in shown:
         raise DataError(
-            "the base's chat template has no place for reasoning_content: drop it, or take another base"
+            "the base's chat template does not show reasoning_content: drop it, or use another base"
         )
 
 
 def has_extras(example: Example) -> bool:
-    """Return whether a template might leave something out: tools, calls, results or reasoning."""
+    """Tell whether a template might leave something out: tools, calls, results or reasoning."""
     return bool(example.tools) or any(
         message.role == "tool" or message.tool_calls or message.reasoning_content
         for message in example.messages
@@ -57,9 +57,9 @@ def has_extras(example: Example) -> bool:
 
 
 def calls_in(text: str) -> list[tuple[str, Any]]:
-    """Return (name, arguments) of each call that a generated text holds as JSON, tags and order aside.
+    """Return (name, arguments) of each call in a generated text, as JSON with or without tags.
 
-    Also ``name{...}``, as Mistral and Llama's built-in form write a call: name before its arguments.
+    Also reads ``name{...}``, the form of Mistral and of Llama's built-in tools.
     """
     found: list[tuple[str, Any]] = []
     for start, value in _objects(text):
@@ -73,14 +73,14 @@ def calls_in(text: str) -> list[tuple[str, Any]]:
 
 
 def same_calls(given: str, wanted: Message) -> bool:
-    """Return whether a generated text makes the calls of ``wanted``, in any order, by parsed arguments."""
+    """Tell whether a generated text makes the calls of ``wanted``, in any order, by parsed arguments."""
     expected = [(call.name, call.arguments) for call in wanted.tool_calls]
     calls = calls_in(given)
     return len(calls) == len(expected) and all(calls.count(c) == expected.count(c) for c in expected)
 
 
 def _objects(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Return the outermost JSON objects in a text, and where they start."""
+    """Yield the outermost JSON objects in a text with their offsets."""
     decoder, place = json.JSONDecoder(), 0
     while (start := text.find("{", place)) >= 0:
         try:
@@ -100,7 +100,7 @@ def _loaded(text: str) -> Any:
 
 
 def _shows(shown: str, value: object) -> bool:
-    """Return whether a text shows an argument; of nested ones its leaves."""
+    """Tell whether a text shows an argument; of a nested one, its leaves."""
     if isinstance(value, Mapping):
         return all(_shows(shown, item) for item in value.values())
     if isinstance(value, list):
@@ -111,5 +111,5 @@ def _shows(shown: str, value: object) -> bool:
 
 
 def _dense(text: str) -> str:
-    """Return ``text`` without white space, which templates trim and add."""
+    """Remove white space from ``text``, as templates trim and add it."""
     return "".join(text.split())

@@ -1,4 +1,4 @@
-"""Hold a model's configuration against its weights before memory is taken for either."""
+"""Check a model's configuration against its weights before allocating memory for either."""
 
 import re
 import tempfile
@@ -17,26 +17,26 @@ from deepcuts.components.training.model_files import FLOATS, Header
 
 CONFIG = "config.json"
 OUTLINE_SECONDS = 120.0
-"""For a model without weights (meta device): 2 s for 126 layers, so far above any that has weights."""
-PAIR = "they are not a pair; fetch both from the same revision"
+"""Time limit for building a model on the meta device; 126 layers take 2 s."""
+PAIR = "they do not match; fetch both from the same revision"
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 TABLE_BYTES = 2**30
-"""Buffers that no file holds: GPT-Neo's masks are positions squared, 40 GB for 200,000 (26 MB of weights)."""
+"""Limit of buffers that are in no file; GPT-Neo's masks for 200,000 positions take 40 GB (weights 26 MB)."""
 LARGER = 2
-"""A model may take this many times the weights that its files explain; more is a size that nobody saved."""
+"""A model may have this many times the weights in its files; beyond that its config does not match them."""
 
 
 def load_config(folder: Path) -> Any:
     """Read the model's configuration.
 
     Raises:
-        DataError: transformers cannot make one of config.json; names the field where its type is known.
+        DataError: config.json is not a valid configuration; names the field if it can be found.
     """
     model_files.check_fields(folder)
     fix = "download it again, or use a model that transformers ships"
     if methods := [key for key in model_files.read_object(folder / CONFIG) if _is_method(key)]:
         raise DataError(f"{folder}/{CONFIG}: {methods[0]} is a method of transformers: remove it")
-    bad = f"{folder}/config.json describes no model that loads"
+    bad = f"{folder}/config.json does not load"
     with faulty_field.named(folder, (CONFIG,), _read), judged(bad, fix):
         config = _read(folder)
     if config.is_encoder_decoder:
@@ -45,16 +45,16 @@ def load_config(folder: Path) -> Any:
 
 
 def check_sizes(folder: Path) -> Any:
-    """Refuse a config.json whose sizes the weights do not have; nothing is allocated. Returns it, read.
+    """Refuse a config.json whose sizes do not match the weights, without allocating; return the config.
 
     Raises:
-        DataError: names a weight with both shapes, or how many weights there are and should be.
+        DataError: names a weight with both shapes, or the actual and expected number of weights.
     """
     found = model_files.headers(folder)
     model_files.check_whole(folder, found)
     config = load_config(folder)
     late = DataError(f"{folder}/config.json: building it takes over {OUTLINE_SECONDS:.0f} s: use another")
-    bad = f"{folder}/config.json describes no model that can be built"
+    bad = f"{folder}/config.json describes a model that cannot be built"
     named = faulty_field.named(folder, (CONFIG,), lambda trial: _outline(_read(trial), found))
     with named, within(OUTLINE_SECONDS, late), judged(bad, "download it again"):
         outline = _outline(config, found)
@@ -82,39 +82,38 @@ def check_sizes(folder: Path) -> Any:
 
 
 def check_loaded(folder: Path, found: Mapping[str, Any], model: torch.nn.Module) -> None:
-    """Refuse a model of which weights are missing, left over, or of another shape (transformers' report).
+    """Refuse a model with missing, surplus or wrongly shaped weights, by transformers' report.
 
-    Transformers fills missing ones with random numbers and drops those that config.json has no place for.
-    Weights that are no numbers are refused as well: in the embedding of a rare token they would show at the
-    first save.
+    Transformers fills missing weights with random numbers and drops surplus ones. Non-finite weights are
+    refused, too: in the embedding of a rare token they would be noticed only at the first save.
 
     Raises:
-        DataError: how many, and the first.
+        DataError: says how many, and names the first.
     """
     missing = [*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])]
-    _refuse(folder, missing, "are missing or have another shape than config.json says")
-    _refuse(folder, found["unexpected_keys"], "have no place in the model that config.json describes")
+    _refuse(folder, missing, "are missing or differ in shape from config.json")
+    _refuse(folder, found["unexpected_keys"], "are not in the model that config.json describes")
     check_finite(model.named_parameters(), f"{folder} is damaged or diverged in training: fetch another")
     rates = ((name, buffer) for name, buffer in model.named_buffers() if name.endswith("inv_freq"))
-    check_finite(rates, f"{folder}/{CONFIG} says how fast positions turn, rope_parameters: correct it")
+    check_finite(rates, f"{folder}/{CONFIG} has wrong rope_parameters: correct them")
 
 
 def check_finite(weights: Iterable[tuple[str, torch.Tensor]], fix: str) -> None:
-    """Refuse weights that are infinite or no numbers: the loss of the step that made them was still finite.
+    """Refuse infinite or NaN weights; the loss of the step that made them was still finite.
 
     Raises:
-        DataError: names the first, and ``fix``.
+        DataError: names the first one, with ``fix``.
     """
     for name, weight in weights:
         if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
-            raise DataError(f"{name} holds values that are infinite or no numbers: {fix}")
+            raise DataError(f"{name} has infinite or NaN values: {fix}")
 
 
 def check_saves(folder: Path, config: Any) -> None:
-    """Refuse a configuration that loads but that transformers would not save after hours of training.
+    """Refuse a configuration that loads but that transformers would refuse to save after training.
 
     Raises:
-        DataError: what transformers says.
+        DataError: transformers' message.
     """
     with (
         tempfile.TemporaryDirectory() as scratch,
@@ -128,7 +127,7 @@ def _read(folder: Path) -> Any:
 
 
 def _is_method(key: str) -> bool:
-    """Return whether a field would replace code: every key becomes an attribute."""
+    """Tell whether a field would replace code, as every key becomes an attribute."""
     return callable(getattr(PreTrainedConfig, key, None))
 
 
@@ -145,18 +144,18 @@ def _refuse(folder: Path, names: Iterable[str], what: str) -> None:
 
 
 def _check_towers(folder: Path, found: Iterable[str], shapes: Iterable[str]) -> None:
-    """Refuse Qwen 3.5 and Llama 4 with towers: they load as text alone, so the release would lack them."""
+    """Refuse Qwen 3.5 and Llama 4 with towers: only the text part is loaded, so a release would lack them."""
     for part in TOWERS:
         if any(part in name for name in found) and not any(part in name for name in shapes):
             raise DataError(
-                f"{folder}: transformers loads this multimodal model as text alone, so it would be released "
+                f"{folder}: transformers loads only the text part of this model, so it would be released "
                 f"without its {part.replace('_', ' ')}: give its text model (AutoModelForCausalLM, then "
                 "save_pretrained)"
             )
 
 
 def _check_layers(config: Any, found: Mapping[str, Header]) -> None:
-    """Limit the layers: they are Python objects, even on the meta device; a billion would take all memory."""
+    """Limit the layers: they are Python objects even on the meta device, and a billion would fill memory."""
     for part in (config, config.get_text_config()):
         for field in LAYERS:
             value = getattr(part, field, None)
@@ -171,6 +170,6 @@ def _shape(shape: Iterable[int]) -> str:
 
 
 def _bytes(dtype: str) -> int:
-    """Return the bytes of an element that is no float: I64, U8, BOOL, F8_E4M3."""
+    """Return the bytes per element of a dtype such as I64, U8, BOOL or F8_E4M3."""
     digits = re.search(r"\d+", dtype)
     return max(1, int(digits[0]) // 8) if digits else 1

@@ -1,7 +1,7 @@
 """Asynchronous successive halving over several brackets: which training comes next. Pure and stateless.
 
-Li et al. 2018 (Hyperband), Li et al. 2020 (ASHA). Unlike ASHA's, a rung never passes on more than its share,
-which bounds the resource spent by Hyperband's own formula: of 27 configurations 9, 3 and 1 go up.
+Li et al. 2018 (Hyperband), Li et al. 2020 (ASHA). Unlike in ASHA, a rung never promotes more than its share,
+which bounds the resource by Hyperband's formula: of 27 configurations, 9, 3 and 1 are promoted.
 """
 
 import math
@@ -13,14 +13,14 @@ from typing import NamedTuple
 from deepcuts.components.tune.space import Values, key
 
 RungEntry = tuple[str, int]
-"""(key of a configuration, rung): one training, handed out at most once."""
+"""(key of a configuration, rung): one training, assigned at most once."""
 
 
 class Trial(NamedTuple):
     values: Values
     rung: int
     loss: float | None
-    """None while it runs; not finite when it failed or diverged."""
+    """None while it runs; not finite if it failed or diverged."""
 
     @property
     def entry(self) -> RungEntry:
@@ -43,11 +43,11 @@ class Search(NamedTuple):
     brackets: int
     """Bracket b starts at rung b; a configuration belongs to the bracket of its first rung."""
     configurations: int
-    """Most configurations to start; 0: no bound, every request is answered in full."""
+    """Maximum configurations to start; 0: no limit, every request is answered in full."""
 
 
 class Closing(NamedTuple):
-    """Outside bounds of a search: trainings ``left``, and ``parallel`` at a time."""
+    """External limits of a search: trainings ``left``, and ``parallel`` at a time."""
 
     left: float
     parallel: int
@@ -55,21 +55,21 @@ class Closing(NamedTuple):
 
 NEVER = Closing(math.inf, 1)
 Draw = Callable[[Sequence[Trial], frozenset[str], int], Values | None]
-"""A new configuration from (trials, keys not to draw, number of the assignment); None when there is none."""
+"""A new configuration from (trials, keys not to draw, number of the assignment); None if there is none."""
 
 
 def levels(low: int, high: int, eta: int) -> tuple[int, ...]:
-    """Return rungs from ``high`` down by whole division, to ``low``: 1, 243, 3 -> 1, 3, 9, 27, 81, 243.
+    """Return rungs from ``high`` down to ``low`` by integer division: 1, 243, 3 -> 1, 3, 9, 27, 81, 243.
 
-    ``int(math.log(243) / math.log(3))`` is 4, one rung too few: no logarithms here.
+    No logarithms, as ``int(math.log(243) / math.log(3))`` is 4, one rung too few.
 
     Raises:
-        ValueError: the bounds or eta make no rungs.
+        ValueError: the bounds or eta give no rungs.
     """
     if not 1 <= low <= high:
-        raise ValueError(f"resource from {low} to {high}: give whole numbers from 1 on, the smaller first")
+        raise ValueError(f"resource from {low} to {high}: give whole numbers from 1, the smaller first")
     if eta < 2:
-        raise ValueError(f"eta {eta}: a rung passes on one of eta trials, give 2 or more (3 is common)")
+        raise ValueError(f"eta {eta}: a rung promotes one of eta trials, give 2 or more (3 is common)")
     found = []
     while high >= low:
         found.append(high)
@@ -78,12 +78,12 @@ def levels(low: int, high: int, eta: int) -> tuple[int, ...]:
 
 
 def trainings(search: Search) -> int:
-    """Count the trainings of ``search.configurations``: every rung passes on its share, rounded up."""
+    """Count the trainings of ``search.configurations``: every rung promotes its share, rounded up."""
     return sum(count for _, _, count in _rungs(search))
 
 
 def resource(search: Search) -> int:
-    """Return the resource of these trainings, each promoted one going on from the rung below."""
+    """Return the resource of these trainings, each promoted one continuing from the rung below."""
     return sum(
         count * (search.levels[rung] - (search.levels[rung - 1] if rung > bracket else 0))
         for bracket, rung, count in _rungs(search)
@@ -108,16 +108,16 @@ def assign(
     draw: Draw,
     closing: Closing = NEVER,
 ) -> list[Work]:
-    """Return the next ``count`` trainings: promotions where a rung allows them, else new configurations.
+    """Return the next ``count`` trainings: promotions if a rung allows them, else new configurations.
 
     Args:
         search: Rungs, brackets and bounds.
-        trials: What is known of trainings handed out before, in any order.
-        ledger: All handed out before, those included that ``trials`` does not show.
-        count: How many to answer. Fewer come back only where ``search.configurations`` or the space is used
-            up and nothing may be promoted yet.
+        trials: Known trainings assigned before, in any order.
+        ledger: All trainings assigned before, including those not in ``trials``.
+        count: How many to return. There are fewer only if ``search.configurations`` or the space is used up
+            and nothing may be promoted yet.
         draw: Makes a new configuration.
-        closing: Where the number of trainings is bounded from outside.
+        closing: Set if the number of trainings is limited externally.
     """
     trials = sorted(trials, key=lambda trial: trial.entry)
     started = {*ledger, *(trial.entry for trial in trials)}
@@ -141,10 +141,10 @@ def assign(
 def _climb(
     search: Search, trials: Sequence[Trial], started: set[RungEntry], closing: Closing, made: int
 ) -> Work | None:
-    """Promote the best trial of the highest rung with a result, whatever the share.
+    """Promote the best trial of the highest rung with a result, regardless of its share.
 
-    That is for the end of a search, when few trainings are left and the top rung is still empty; else all
-    that is left could go to the lowest rung.
+    This is for the end of a search, if few trainings are left and the top rung is still empty; otherwise all
+    of them could go to the lowest rung.
     """
     empty = len(search.levels) - 1 - max((rung for _, rung in started), default=-1)
     if not empty or closing.left - made > closing.parallel * empty:
@@ -155,7 +155,7 @@ def _climb(
 
 
 def brackets(entries: set[RungEntry]) -> dict[str, int]:
-    """Map configurations to brackets: the lowest rung each was started at."""
+    """Map configurations to brackets, the lowest rung at which each was started."""
     first: dict[str, int] = {}
     for name, rung in entries:
         first[name] = min(rung, first.get(name, rung))
@@ -165,11 +165,11 @@ def brackets(entries: set[RungEntry]) -> dict[str, int]:
 def _promotion(
     search: Search, trials: Sequence[Trial], started: set[RungEntry], settled: bool
 ) -> Work | None:
-    """Return the best trial that may go up, highest rung first; failed and running ones have no rank.
+    """Return the best trial that may be promoted, highest rung first, without failed and running ones.
 
-    A rung passes on its share rounded down, so that a late best one still finds a place. Once nothing more
-    comes to it (``settled``, lowest rung first) it is rounded up: of 27 a few may have failed, and one of two
-    in a small bracket goes up, too. What was handed out and has not ended, shown or not, may still come.
+    A rung promotes its share rounded down, so that there is room for a late best one. Once nothing more
+    arrives (``settled``, lowest rung first) the share is rounded up: of 27 some may have failed, and one of
+    two in a small bracket is promoted, too. Trainings assigned and not ended, known or not, may still arrive.
     """
     bracket_of = brackets(started)
     pending = started - {trial.entry for trial in trials if trial.loss is not None}
@@ -192,7 +192,7 @@ def _promotion(
 def _new(
     search: Search, trials: Sequence[Trial], started: set[RungEntry], number: int, draw: Draw
 ) -> Work | None:
-    """Start a new configuration in the bracket that lags most behind its share."""
+    """Start a new configuration in the bracket furthest behind its share."""
     bracket_of = brackets(started)
     if search.configurations and len(bracket_of) >= search.configurations:
         return None
@@ -216,9 +216,9 @@ def share(search: Search, bracket: int) -> Fraction:
 def _beyond(
     search: Search, trials: Sequence[Trial], started: set[RungEntry], number: int, draw: Draw
 ) -> Work | None:
-    """Promote, in a used-up space, the best trial of the lowest rung that can go up, beyond any share.
+    """In a used-up space, promote the best trial of the lowest rung possible, beyond its share.
 
-    Where even those are used up a configuration is handed out again; it resumes and ends at once.
+    If there is none, a configuration is assigned again; it resumes and ends at once.
     """
     if search.configurations:
         return None

@@ -23,26 +23,26 @@ def tune(
     parallel: int,
     seed: int,
 ):
-    """Find a Recipe: many configurations start, the better ones train on from their checkpoints.
+    """Find a Recipe: start many configurations, continue the better ones from checkpoints.
 
     Args:
         base: The pretrained model (safetensors folder).
         train: Examples to train on (JSONL).
-        valid: Examples that trials are compared by (JSONL).
-        trials: One record a trial, failed ones included, with its receipts.
+        valid: Examples for comparing trials (JSONL).
+        trials: One record per trial, including failed ones, with receipts.
         summary: The best trials, and what the search saved.
         receipt: What it took.
         best_recipe: The recipe with the best values.
         store: Where trials and their checkpoints live (file:// or s3://); a rerun resumes from there.
-        recipe: Hyperparameters that the search does not touch; see components/core/recipe.py.
+        recipe: Hyperparameters that are not searched; see components/core/recipe.py.
         space: What to search, by hyperparameter; see components/tune/space.py.
         min_tokens: Budget of the first rung.
-        max_tokens: Budget of the last rung, and what every trial's schedule anneals over.
-        eta: A rung passes on one of eta trials, with eta times the budget.
+        max_tokens: Budget of the last rung, and of every trial's schedule.
+        eta: A rung promotes one of eta trials, with eta times the budget.
         brackets: 1 starts all at the first rung; more start some later (Hyperband).
         configurations: How many to start.
-        parallel: Trials at a time.
-        seed: Draws the configurations.
+        parallel: Concurrent trials.
+        seed: Seed of the configurations.
     """
     return container(
         "deepcuts.components.tune.step",

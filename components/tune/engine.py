@@ -1,4 +1,4 @@
-"""Engine: run trials as processes, several at a time, on this machine."""
+"""Run trials as concurrent processes on this machine."""
 
 import contextlib
 import os
@@ -23,14 +23,14 @@ from deepcuts.components.tune.trials import LOST, Log, TrialRecord, begun, ended
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 60.0
-"""What a trial gets after SIGTERM to commit a checkpoint."""
+"""Time for a trial to commit a checkpoint after SIGTERM."""
 TRIES = 3
-"""Attempts of a trial in one process of the search, where its end may be the machine's fault."""
+"""Attempts of a trial in one process of the search, if its failure may be the machine's fault."""
 MACHINE = ("infrastructure", "preempted")
 
 
 class TrialInputs(NamedTuple):
-    """What every trial starts from."""
+    """Inputs shared by all trials."""
 
     base: Path
     train: Path
@@ -60,12 +60,12 @@ class LocalSearch:
         self._running: list[Process] = []
 
     def run(self) -> None:
-        """Run trials until the search has no more to hand out; each is in the log from its start on.
+        """Run trials until the search has no more; each is logged from its start.
 
         Raises:
-            Preempted: SIGTERM came; the trials have committed their checkpoints, and a rerun resumes.
+            Preempted: SIGTERM arrived; the trials have committed their checkpoints, and a rerun resumes.
         """
-        # in flight when an earlier process died: they resume from their checkpoints
+        # running when an earlier process died; they resume from their checkpoints
         waiting = [record for record in self._log.in_order() if record.state == "running"]
         with tempfile.TemporaryDirectory(prefix="tune-") as scratch, sigterm.noted() as stopping:
             try:
@@ -100,7 +100,7 @@ class LocalSearch:
         return made
 
     def _start(self, record: TrialRecord, scratch: Path, tries: int) -> None:
-        """Start a trial by the usual command; contradicting values fail at once."""
+        """Start a trial with the usual command; contradictory values fail at once."""
         try:
             recipe = recipe_of(
                 self._inputs.recipe, record.values, record.budget_tokens, self._search.levels[-1]
@@ -120,7 +120,7 @@ class LocalSearch:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                start_new_session=True,  # Ctrl-C is ours to pass on
+                start_new_session=True,  # we pass on Ctrl-C
                 preexec_fn=end_with_parent,
             )
         self._running.append(Process(record, popen, folder, tries))
@@ -143,7 +143,7 @@ class LocalSearch:
         self._say()
 
     def _stop(self) -> None:
-        """Send SIGTERM to all that run, SIGKILL after the grace; they stay ``running`` in the log."""
+        """Send SIGTERM to all, and SIGKILL after the grace period; they stay ``running`` in the log."""
         for process in self._running:
             _signal(process, signal.SIGTERM)
         until = time.monotonic() + GRACE_SECONDS
@@ -188,7 +188,7 @@ def argv(inputs: TrialInputs, recipe: Recipe, folder: Path) -> list[str]:
 
 
 def _with_receipt(process: Process) -> TrialRecord:
-    """Return the record with what its process left: a receipt, or the end of its stderr."""
+    """Return the record with its process's receipt, or the end of its stderr."""
     record, path = process.record, process.folder / "receipt.json"
     lines = (process.folder / "stderr.log").read_text(errors="replace").splitlines()
     if not path.exists():

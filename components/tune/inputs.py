@@ -1,4 +1,4 @@
-"""Inputs: what trials start from, in the store by content, for trials that share nothing else."""
+"""Share inputs of trials through the store, by content."""
 
 import shutil
 import tempfile
@@ -12,7 +12,7 @@ ONE_FILE = "file"
 
 
 def deposit(store: Store, path: Path) -> str:
-    """Upload a file or a folder to the store unless it is there; returns its digest."""
+    """Upload a file or a folder to the store unless it exists; return its digest."""
     digest = files.digest(path)
     if path.is_dir():
         publish(store, path, f"inputs/{digest}")
@@ -24,11 +24,11 @@ def deposit(store: Store, path: Path) -> str:
 
 
 def bring(store: Store, digest: str, folder: Path) -> Path:
-    """Get what ``deposit`` put: the same file or folder, so a training has one identity everywhere.
+    """Download the file or folder uploaded by ``deposit``, so that a training has one identity everywhere.
 
     Raises:
-        FileNotFoundError: nothing of that digest is there.
-        Torn: it is there, and is something else.
+        FileNotFoundError: nothing has that digest.
+        Torn: its content is different.
     """
     retrieve(store, f"inputs/{digest}", folder)
     (folder / MANIFEST).unlink()

@@ -1,4 +1,4 @@
-"""Protocol: Katib's requests in the words of the search."""
+"""Translate Katib's requests to the terms of the search."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ class SearchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """Algorithm settings of an Experiment."""
 
     resource: str
-    """The parameter that says how far a trial trains."""
+    """The parameter with a trial's budget."""
     min_resource: Count
     max_resource: Count
     eta: Annotated[int, Meta(ge=2)] = 3
@@ -33,15 +33,15 @@ class SearchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """Results of a rung before TPE replaces random draws."""
     seed: Seed = 0
     conditions: dict[str, dict[str, list[Scalar]]] = {}
-    """``when`` by parameter (``space.py``). One that is switched off gets its first value all the same: Katib
-    wants every parameter in every trial."""
+    """``when`` by parameter (``space.py``). Inactive parameters get their first value, as Katib requires
+    every parameter in every trial."""
 
 
 def settings_of(algorithm: pb.AlgorithmSpec) -> SearchSettings:
-    """Read the user's settings; every value comes as text.
+    """Read the user's settings, which all come as text.
 
     Raises:
-        ValueError: every unknown, missing or unfit one.
+        ValueError: names unknown, missing and invalid settings.
     """
     given = {item.name: item.value for item in algorithm.algorithm_settings if item.name != LEDGER}
     return strict.decode(
@@ -53,7 +53,7 @@ def space_of(parameters: Sequence[pb.ParameterSpec], settings: SearchSettings) -
     """Return the parameters to search, without the resource.
 
     Raises:
-        ValueError: the resource is not among them, or one is nothing that can be searched.
+        ValueError: the resource is missing, or a parameter cannot be searched.
     """
     if settings.resource not in {parameter.name for parameter in parameters}:
         raise ValueError(f"resource {settings.resource!r} is not among the parameters: declare it there")
@@ -70,7 +70,7 @@ def space_of(parameters: Sequence[pb.ParameterSpec], settings: SearchSettings) -
 
 
 def filled(space: Space, values: Values) -> Values:
-    """Fill ``values`` with the first value of every dimension that they switch off."""
+    """Add the first value of every inactive dimension to ``values``."""
     resting = {
         name: dimension.values[0] if dimension.values else dimension.fitted(dimension.bounds[0])
         for name, dimension in space.items()
@@ -81,12 +81,12 @@ def filled(space: Space, values: Values) -> Values:
 def known(
     request: pb.GetSuggestionsRequest, space: Space, search: Search, settings: SearchSettings, held: int
 ) -> tuple[list[Trial], list[RungEntry]]:
-    """Return (trials of this experiment, everything handed out that the controller still holds).
+    """Return (trials of this experiment, all assignments that the controller still has).
 
-    Trials that the ledger does not know are another experiment's: those of the same name in all namespaces
-    come together. Of two with the same entry one is theirs: the unfinished counts, so that none is promoted
-    too early. A ledger longer than what is held has lost its newest trials to a lowered parallelTrialCount:
-    these are handed out again.
+    Trials not in the ledger are of an experiment of the same name in another namespace, as Katib sends them
+    together. Of two with the same entry, the unfinished one counts, so that none is promoted too early. If
+    the ledger is longer than the controller's list, its newest trials were dropped by a lowered
+    parallelTrialCount and are assigned again.
     """
     sign = -1.0 if request.experiment.spec.objective.type == pb.MAXIMIZE else 1.0
     found = [
@@ -124,7 +124,7 @@ def _trial(
 
 
 def _metric(item: pb.Trial) -> float:
-    """Return the objective's value; NaN if there is none, or none that parses (nan comes as "")."""
+    """Return the objective's value; NaN if it is missing or does not parse (nan arrives as "")."""
     name = item.spec.objective.objective_metric_name
     found = [metric.value for metric in item.status.observation.metrics if metric.name == name]
     try:

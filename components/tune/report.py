@@ -1,4 +1,4 @@
-"""What a search found and what it took, as facts and as Markdown."""
+"""Report a search's results and cost, as facts and as Markdown."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ LISTED = 10
 
 
 def best(records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """Choose the lowest loss among those that trained longest: a low rung's lucky loss does not count."""
+    """Return the lowest loss among those trained longest, as a lucky loss at a low rung does not count."""
     scored = [record for record in records if record.valid_loss is not None]
     return min(scored, key=lambda record: (-record.rung, record.valid_loss, record.number), default=None)
 
@@ -33,7 +33,7 @@ def write(
     trials: Path,
     summary: Path,
 ) -> Facts:
-    """Write the outputs of a search that has ended; returns its facts.
+    """Write the outputs of a finished search; return its facts.
 
     Raises:
         DataError: no trial has a result.

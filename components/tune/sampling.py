@@ -1,4 +1,4 @@
-"""New configurations by TPE (Bergstra et al. 2011; Optuna's), from the trials alone."""
+"""Draw new configurations with Optuna's TPE (Bergstra et al. 2011), only from the trials."""
 
 import random
 import warnings
@@ -12,14 +12,14 @@ from deepcuts.components.tune.asha import Draw, Trial
 from deepcuts.components.tune.space import Dimension, Scalar, Space, Values, active, grid, key, ordered, text
 
 DRAWS = 20
-"""Tries to draw what was not drawn before, until a finite space is listed instead."""
+"""Attempts to draw a new configuration before a finite space is listed instead."""
 
 
 def draw(space: Space, seed: int, startup: int) -> Draw:
-    """Draw at random until a rung holds ``startup`` results, then by TPE on the highest rung that does.
+    """Draw at random until a rung has ``startup`` results, then by TPE on the highest such rung.
 
-    The study is rebuilt each time, and random numbers depend on the seed and the number of the assignment
-    alone: the same trials give the same answer, also in another process or after a restart.
+    The study is rebuilt each time, and random numbers depend only on the seed and the number of the
+    assignment, so the same trials give the same answer, also in another process or after a restart.
     """
 
     def drawn(trials: Sequence[Trial], taken: frozenset[str], number: int) -> Values | None:
@@ -34,7 +34,7 @@ def draw(space: Space, seed: int, startup: int) -> Draw:
 
 
 def observations(trials: Sequence[Trial], startup: int) -> list[Trial]:
-    """Select finished trials of the highest rung that holds at least ``startup`` of them."""
+    """Return the finished trials of the highest rung with at least ``startup`` of them."""
     for rung in sorted({trial.rung for trial in trials}, reverse=True):
         finished = [trial for trial in trials if trial.rung == rung and trial.finished]
         if len(finished) >= startup:
@@ -79,7 +79,7 @@ def _suggest(asked: optuna.Trial, name: str, dimension: Dimension) -> Scalar:
 def _distribution(dimension: Dimension) -> BaseDistribution:
     low, high = dimension.bounds
     match dimension.kind:
-        case "choice":  # by place: Optuna takes True and 1 for one value
+        case "choice":  # by index, as Optuna takes True and 1 as equal
             return CategoricalDistribution(range(len(dimension.values)))
         case "int":
             return IntDistribution(int(low), int(high), log=dimension.log)

@@ -1,4 +1,4 @@
-"""Space: what a search may choose from. Values as in a Recipe, and as text for Katib."""
+"""Space: what a search may choose from, with values as in a Recipe, and as text for Katib."""
 
 import hashlib
 import itertools
@@ -11,9 +11,9 @@ import msgspec
 
 Scalar = bool | int | float | str
 Values = dict[str, Scalar]
-"""One configuration: a value by name, without those that a condition switches off."""
+"""One configuration: values by name, without inactive ones."""
 MAX_LISTED = 10_000
-"""A grid above this is not listed: random draws do not run out of it."""
+"""Larger grids are not listed, as random draws do not exhaust them."""
 
 
 class Dimension(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -21,11 +21,11 @@ class Dimension(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     min: float | None = None
     max: float | None = None
     log: bool = False
-    """Even on a logarithmic scale: learning rates, ranks."""
+    """Uniform on a logarithmic scale: for learning rates, ranks."""
     values: list[Scalar] = []
-    """Of a choice."""
+    """Values of a choice."""
     when: dict[str, list[Scalar]] = {}
-    """Only where each of these choices has one of these values: ``{"method": ["lora"]}``."""
+    """Active only if each of these choices has one of these values: ``{"method": ["lora"]}``."""
 
     def __post_init__(self) -> None:
         if self.kind == "choice":
@@ -38,7 +38,7 @@ class Dimension(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
             raise ValueError(f"{self.kind} with values {self.values}: make it a choice, or give min and max")
         low, high = self.bounds
         if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-            raise ValueError(f"min {self.min} and max {self.max} are no range: give numbers, min first")
+            raise ValueError(f"min {self.min} and max {self.max} are not a range: give numbers, min first")
         if self.log and low <= 0:
             raise ValueError(f"log with min {self.min}: a logarithm needs min above 0")
         if self.kind == "int" and (low % 1 or high % 1):
@@ -49,7 +49,7 @@ class Dimension(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         return (math.nan if self.min is None else self.min, math.nan if self.max is None else self.max)
 
     def fitted(self, value: float) -> Scalar:
-        """Round to a number of this range with six digits: short as text, and the same when read back."""
+        """Round to six digits within this range, so that text is short and reads back the same."""
         low, high = self.bounds
         if self.kind == "int":
             return int(min(high, max(low, round(value))))
@@ -57,7 +57,7 @@ class Dimension(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
     @property
     def listed(self) -> list[Scalar] | None:
-        """List every value, or None where there are too many."""
+        """Return all values, or None if there are too many."""
         low, high = self.bounds
         if self.kind == "choice":
             return self.values
@@ -70,16 +70,16 @@ Space = dict[str, Dimension]
 
 
 def check(space: Space) -> None:
-    """Check that conditions name unconditional choices, and values that these have.
+    """Check that conditions refer to unconditional choices and their values.
 
     Raises:
-        ValueError: everything that is wrong, one a line.
+        ValueError: all problems, one per line.
     """
     found = [] if space else ["space is empty: name at least one hyperparameter to search"]
     for name, dimension in space.items():
         for other, wanted in dimension.when.items():
             if other not in space or space[other].kind != "choice" or space[other].when:
-                found.append(f"space.{name}.when: {other!r} is no choice without a condition: name one")
+                found.append(f"space.{name}.when: {other!r} is not an unconditional choice: name one")
             elif unknown := [value for value in wanted if value not in space[other].values]:
                 found.append(
                     f"space.{name}.when: {other!r} is never {unknown}: take of {space[other].values}"
@@ -89,17 +89,17 @@ def check(space: Space) -> None:
 
 
 def ordered(space: Space) -> list[str]:
-    """Order names, those that conditions need first; not by a mapping's order, which KFP loses."""
+    """Order names, conditions first; not by a mapping's order, which KFP does not keep."""
     return sorted(space, key=lambda name: (bool(space[name].when), name))
 
 
 def active(dimension: Dimension, values: Mapping[str, Scalar]) -> bool:
-    """Tell whether the ``values`` drawn so far switch a dimension on."""
+    """Tell whether a dimension is active with the ``values`` drawn so far."""
     return all(values.get(other) in wanted for other, wanted in dimension.when.items())
 
 
 def grid(space: Space) -> Iterator[Values]:
-    """Yield every configuration of a space of choices and short ints; none where that is too many."""
+    """Yield every configuration of a space of choices and short ints; none if there are too many."""
     names = ordered(space)
     lists = [space[name].listed for name in names]
     if any(values is None for values in lists) or math.prod(len(v or []) for v in lists) > MAX_LISTED:
@@ -116,15 +116,15 @@ def grid(space: Space) -> Iterator[Values]:
 
 
 def text(value: Scalar) -> str:
-    """Encode as Katib carries it: text as it is, everything else as JSON."""
+    """Encode for Katib: text as it is, everything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def read(space: Space, texts: Mapping[str, str]) -> Values:
-    """Read values from ``texts``, without what they switch off; Katib gives every dimension one.
+    """Read values from ``texts``, without inactive ones; Katib has one for every dimension.
 
     Raises:
-        ValueError: a dimension without a text, a text without a dimension, or one that does not fit.
+        ValueError: a dimension has no text, a text has no dimension, or a value is invalid.
     """
     if texts.keys() != space.keys():
         raise ValueError(f"values of {sorted(texts)} for a space of {sorted(space)}: give each its own")
@@ -146,13 +146,13 @@ def _scalar(dimension: Dimension, name: str, given: str) -> Scalar:
     except ValueError as error:
         raise ValueError(f"{name}: {given!r} is no number: give one") from error
     low, high = dimension.bounds
-    inside = min(high, max(low, number))  # exp(log(max)) may be beyond max by a bit
+    inside = min(high, max(low, number))  # exp(log(max)) may exceed max by rounding
     if not math.isclose(inside, number, rel_tol=1e-9) or (dimension.kind == "int" and number % 1):
         raise ValueError(f"{name}: {given} is not an {dimension.kind} from {low:g} to {high:g}: give one")
     return int(inside) if dimension.kind == "int" else inside
 
 
 def key(values: Mapping[str, Scalar]) -> str:
-    """Name of a configuration, made of its values; the resource has no part in it."""
+    """Identify a configuration by its values, without the resource."""
     pairs = [[name, text(values[name])] for name in sorted(values)]
     return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Tune: find a Recipe by successive halving that resumes what it promotes (cut 9)."""
+"""Tune: find a Recipe by successive halving that resumes promoted trials (cut 9)."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ from deepcuts.components.core.bounds import Count, Seed
 from deepcuts.components.core.receipts import Facts
 from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.core.store import open_store
+from deepcuts.components.training import data_tokens
 from deepcuts.components.tune import report, sampling
 from deepcuts.components.tune.checks import check, planned
 from deepcuts.components.tune.engine import LocalSearch, TrialInputs
@@ -14,7 +15,7 @@ from deepcuts.components.tune.space import Dimension
 from deepcuts.components.tune.trials import Log, search_id
 
 STARTUP = 10
-"""Results of a rung before TPE replaces random draws; Optuna's own default."""
+"""Results of a rung before TPE replaces random draws; Optuna's default."""
 
 
 def tune(
@@ -35,13 +36,14 @@ def tune(
     parallel: Count,
     seed: Seed,
 ) -> Facts:
-    """Try ``configurations`` of ``space`` on ``recipe``; the better ones train on, up to ``max_tokens``.
+    """Try ``configurations`` of ``space`` on ``recipe``; continue the better ones, up to ``max_tokens``.
 
-    Trials are ``finetune`` processes, ``parallel`` of them at a time, and are compared by the loss on
-    ``valid``. All are in the ``store``: re-run the same command to resume. ``best_recipe`` is the recipe
-    with the best values and its own budget, ``trials`` one JSON record a trial, failed ones included.
+    Trials are ``finetune`` processes, ``parallel`` at a time, compared by the loss on ``valid``. All are in
+    the ``store``: run the same command again to resume. ``best_recipe`` is the recipe with the best values
+    and its own budget; ``trials`` has one JSON record per trial, including failed ones.
     """
     space = strict.current_names(Recipe, space, "space")
+    recipe = data_tokens.settled(recipe, train, base)
     check(recipe, space, min_tokens, valid)
     search = planned(min_tokens, max_tokens, eta, brackets, configurations)
     digests = [files.digest(path) for path in (base, train, valid)]

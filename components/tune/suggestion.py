@@ -1,8 +1,8 @@
-"""Suggestion: the search as a Katib algorithm, ``api.v1.beta1.Suggestion`` over gRPC.
+"""Serve the search as a Katib algorithm, ``api.v1.beta1.Suggestion`` over gRPC.
 
-A reply is made from its request alone: Katib may throw it away and ask again, and restarts this service.
-What a request does not show (trials not created yet, or without metrics) is in a ledger, which travels in the
-algorithm settings that Katib stores together with the assignments.
+A reply depends only on its request, as Katib may discard it and ask again, and restarts this service. What a
+request does not show (trials not created yet, or without metrics) is in a ledger, kept in the algorithm
+settings that Katib stores together with the assignments.
 """
 
 import math
@@ -26,7 +26,7 @@ PORT = 6789
 
 
 def answer(request: pb.GetSuggestionsRequest) -> pb.GetSuggestionsReply:
-    """Answer with exactly the number of assignments asked for, and the ledger in them."""
+    """Return exactly the requested number of assignments, with the ledger."""
     spec = request.experiment.spec
     settings = settings_of(spec.algorithm)
     space = space_of(spec.parameter_specs.parameters, settings)
@@ -46,7 +46,7 @@ def answer(request: pb.GetSuggestionsRequest) -> pb.GetSuggestionsReply:
     for item in work:
         values = {**filled(space, item.values), settings.resource: search.levels[item.rung]}
         assignment = reply.parameter_assignments.add()
-        for parameter in spec.parameter_specs.parameters:  # in the order of the request, its own words
+        for parameter in spec.parameter_specs.parameters:  # in the order and names of the request
             assignment.assignments.add(name=parameter.name, value=text(values[parameter.name]))
         entry = (spaces.key(item.values), item.rung)
         assignment.labels.update({"asha-config": entry[0], "asha-rung": str(entry[1])})
@@ -59,7 +59,7 @@ def validate(experiment: pb.Experiment) -> None:
     """Refuse an Experiment that the search cannot serve.
 
     Raises:
-        ValueError: what is wrong; Katib ends the Experiment and shows it in the Suggestion's condition.
+        ValueError: the problem; Katib ends the Experiment and shows it in the Suggestion's condition.
     """
     spec = experiment.spec
     settings = settings_of(spec.algorithm)
@@ -79,7 +79,7 @@ def validate(experiment: pb.Experiment) -> None:
 
 
 def server(port: int) -> tuple[grpc.Server, int]:
-    """Make (a server that is not started yet, its port); port 0 takes a free one."""
+    """Return (a server that is not started yet, its port); port 0 takes a free one."""
     made = grpc.server(futures.ThreadPoolExecutor(max_workers=4))
     suggestion = {
         "GetSuggestions": _handler(_get_suggestions, pb.GetSuggestionsRequest),

@@ -1,4 +1,4 @@
-"""Task: what a search on Katib and the pods of its trials tell each other."""
+"""Messages between a search on Katib and the pods of its trials."""
 
 import msgspec
 
@@ -10,31 +10,31 @@ from deepcuts.components.tune.space import Dimension
 METRIC = "valid_loss"
 """Nats per answer token; also the metric's name in Katib."""
 RESOURCE = "budget_tokens"
-"""The parameter that says how far a trial trains."""
+"""The parameter with a trial's budget."""
 
 
 class TrialTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the trials of a search have in common, and the values of one as Katib fills them in."""
+    """Settings shared by the trials of a search, and the values of one, filled in by Katib."""
 
     store: str
     search: str
-    """Name of the search, by what it is made of."""
+    """Name of the search, derived from its inputs."""
     base: str
-    """Digest of an input that the search put into the store, as ``train`` and ``valid``."""
+    """Digest of an input that the search uploaded to the store, like ``train`` and ``valid``."""
     train: str
     valid: str
     recipe: Recipe
     space: dict[str, Dimension]
     values: dict[str, str]
-    """As texts, with the resource where the algorithm chooses one."""
+    """As texts, with the resource if the algorithm chooses one."""
     max_tokens: Count
-    """What every trial's schedule anneals over, and its budget where nothing chooses one."""
+    """Tokens of every trial's schedule, and its budget if the algorithm chooses none."""
     db_manager: str
     """Host and port of Katib's database manager."""
 
 
 class Attempt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One pod of a trial, in the store from its start on; without a receipt it runs still, or was lost."""
+    """One pod of a trial, in the store from its start; without a receipt it is running or was lost."""
 
     pool: str
     begun_at: str
@@ -44,5 +44,5 @@ class Attempt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def attempts_prefix(search: str) -> str:
-    """Return where the attempts of a search are: ``PREFIX/TRIAL/ANY.json``."""
+    """Return the prefix of a search's attempts: ``PREFIX/TRIAL/ANY.json``."""
     return f"searches/{search}/attempts/"

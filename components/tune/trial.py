@@ -1,7 +1,7 @@
-"""Trial: one training of a search as Katib's Job runs it, in a pod of its own.
+"""Run one training of a search in the pod of Katib's Job.
 
-``python -m deepcuts.components.tune.trial TASK`` brings the inputs, runs ``finetune`` with the argv of every
-trial, tells Katib's database the loss (its Push collector), and leaves a receipt in the store, also of a
+``python -m deepcuts.components.tune.trial TASK`` downloads the inputs, runs ``finetune`` with the argv of
+every trial, sends the loss to Katib's database (its Push collector), and stores a receipt, even after a
 failure.
 """
 
@@ -32,7 +32,7 @@ from deepcuts.components.tune.task import METRIC, RESOURCE, Attempt, TrialTask, 
 from deepcuts.components.tune.trials import recipe_of
 
 NAME = "KATIB_TRIAL_NAME"
-"""Set by Katib where metrics are pushed."""
+"""Set by Katib if metrics are pushed."""
 REPORT = "/api.v1.beta1.DBManager/ReportObservationLog"
 ENDS: dict[str, Callable[[str], Exception]] = {
     "config": ValueError,
@@ -45,7 +45,7 @@ ENDS: dict[str, Callable[[str], Exception]] = {
 
 
 def trial(task: TrialTask, name: str, folder: Path) -> Facts:
-    """Train one configuration up to one rung and report its loss; the facts of ``finetune``.
+    """Train one configuration up to one rung and report its loss; return the facts of ``finetune``.
 
     Its receipt is ``folder/receipt.json``. Checkpoints go to the store, so that a promoted trial, or a pod
     that replaces a lost one, resumes from them.
@@ -66,10 +66,10 @@ def trial(task: TrialTask, name: str, folder: Path) -> Facts:
 
 
 def finetuned(words: list[str], folder: Path) -> Receipt:
-    """Run ``finetune`` as a child that hears of our SIGTERM; its receipt.
+    """Run ``finetune`` as a child process, forwarding SIGTERM; return its receipt.
 
     Raises:
-        What its end means for the Job, with the last line it said.
+        The error that its exit code means for the Job, with its last line.
     """
     last = ""
     with (
@@ -89,7 +89,7 @@ def finetuned(words: list[str], folder: Path) -> Receipt:
 
 
 def push(address: str, name: str, loss: float) -> None:
-    """Tell Katib's database the result of the trial ``name``.
+    """Send the result of the trial ``name`` to Katib's database.
 
     Raises:
         StoreError: it does not answer.
@@ -112,12 +112,12 @@ def push(address: str, name: str, loss: float) -> None:
 
 
 def now() -> str:
-    """Return the time as Go's RFC 3339 reads it."""
+    """Return the time in the RFC 3339 form that Go parses."""
     return clock.utc().replace("+00:00", "Z")
 
 
 def attempt(task: TrialTask, name: str) -> int:
-    """Run a trial and leave its attempt in the store; returns the exit code."""
+    """Run a trial and record its attempt in the store; return the exit code."""
     meter, store = Meter(process_start()), open_store(task.store)
     key = f"{attempts_prefix(task.search)}{name}/{uuid.uuid4().hex}.json"
     begun = Attempt(os.environ.get("DEEPCUTS_POOL", "unknown"), now())
@@ -132,7 +132,7 @@ def attempt(task: TrialTask, name: str) -> int:
                 traceback.print_exc()
             print(escape.terminal(f"trial: {problem}"), file=sys.stderr)
         receipt = meter.receipt("tune", code, facts)
-        if (path := Path(scratch) / "receipt.json").exists():  # an accelerator is the child's
+        if (path := Path(scratch) / "receipt.json").exists():  # the child held the accelerator
             child = receipts.read(path)
             receipt = msgspec.structs.replace(
                 receipt,
@@ -145,7 +145,7 @@ def attempt(task: TrialTask, name: str) -> int:
 
 
 def main() -> int:
-    """Return the exit code; the problem is on stderr."""
+    """Run the command; return its exit code. Errors go to stderr."""
     try:
         if NAME not in os.environ:
             raise ValueError(f"{NAME} is not set: run it in a trial of Katib with the Push collector")

@@ -1,4 +1,4 @@
-"""Records: every trial of a search, kept in the store, so that a rerun resumes after a crash."""
+"""Record every trial of a search in the store, so that a rerun resumes after a crash."""
 
 import hashlib
 import math
@@ -18,7 +18,7 @@ LOST = "the process left no receipt"
 
 
 class TrialRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One training up to one rung; a promotion is a record of its own."""
+    """One training up to one rung; a promotion has its own record."""
 
     number: int
     """In the order of the assignments, from 0."""
@@ -28,18 +28,18 @@ class TrialRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     budget_tokens: int
     state: Literal["running", "ok", "failed"]
     valid_loss: float | None
-    """Nats per answer token; null where there is none, or none that is finite."""
+    """Nats per answer token; null if there is none or it is not finite."""
     tokens: int
-    """Trained beyond the rung before; what the rung plans where a failed trial cannot tell."""
+    """Tokens trained beyond the previous rung; the rung's planned number if a failed trial left none."""
     attempts: int
-    """Begun so far, counted before each begins: one that a crash of the search took with it counts, too."""
+    """Attempts begun so far, counted before each begins, so that those lost in a crash count, too."""
     receipts: list[Receipt]
-    """Of every attempt that left one."""
+    """Receipts of attempts that left one."""
     problem: str
 
     @property
     def lost_attempts(self) -> int:
-        """Count attempts that left no receipt: their cost is unknown."""
+        """Count attempts without a receipt, whose cost is unknown."""
         return self.attempts - len(self.receipts)
 
     @property
@@ -72,25 +72,25 @@ class Log:
 
 
 def search_id(*parts: object) -> str:
-    """Name of a search by what it is made of; how many trials run at a time is not part of it."""
+    """Identify a search by its inputs, without the number of concurrent trials."""
     return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()
 
 
 def recipe_of(recipe: Recipe, values: Values, budget_tokens: int, schedule_tokens: int) -> Recipe:
     """Return the Recipe of a trial.
 
-    Every rung anneals over the same horizon, else early rungs would rank by the schedule, and a promoted
-    trial could not resume from its checkpoint.
+    Every rung has the same schedule; otherwise early rungs would rank by the schedule, and a promoted trial
+    could not resume from its checkpoint.
 
     Raises:
-        ValueError: the values do not go together.
+        ValueError: the values are contradictory.
     """
     fields = msgspec.to_builtins(recipe) | values
     return parse(fields | {"budget_tokens": budget_tokens, "schedule_tokens": schedule_tokens}, "trial")
 
 
 def begun(number: int, values: Values, rung: int, budget_tokens: int) -> TrialRecord:
-    """Return the record of a trial that starts."""
+    """Return the record of a starting trial."""
     return TrialRecord(
         number=number,
         key=key(values),

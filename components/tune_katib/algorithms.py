@@ -1,4 +1,4 @@
-"""Which searches Katib 0.19 can do, known before anything of a cluster is imported."""
+"""Check which searches Katib 0.19 supports, without importing a cluster's client."""
 
 import difflib
 
@@ -9,23 +9,23 @@ ASHA = "asha"
 KATIBS_OWN = ("bayesianoptimization", "random", "tpe")
 """Katib's algorithms, which train every configuration to the end."""
 UNFIT = '"\\$'
-"""Characters that a value may not have: Katib puts it into the JSON of the Job as it is."""
+"""Characters not allowed in values, which Katib puts into the Job's JSON without escaping."""
 SPARE = 1.5
-"""Trials when several run at a time, as a multiple of those that the rungs need: Katib asks for work whenever
-a slot is free, even while nothing may be promoted, and then a new configuration starts."""
+"""Trials if several run concurrently, as a multiple of those the rungs need: Katib requests work whenever a
+slot is free, and if nothing may be promoted, a new configuration starts."""
 
 
 def check(algorithm: str, space: Space) -> None:
     """Check that Katib 0.19 can search ``space`` with ``algorithm``.
 
     Raises:
-        ValueError: everything that it cannot do, one per line, with the fix.
+        ValueError: unsupported settings, one per line, with the fix.
     """
     found = []
     if algorithm == "hyperband":
         found.append(
-            "algorithm 'hyperband': Katib's own stops for ever after its first rung, because its controller "
-            "refuses a reply of another length than it asked for (kubeflow/katib issue 1389): give asha"
+            "algorithm 'hyperband': Katib's own stops forever after its first rung, because its controller "
+            "refuses a reply of another length than requested (kubeflow/katib issue 1389): give asha"
         )
     elif algorithm not in (ASHA, *KATIBS_OWN):
         known = [ASHA, *KATIBS_OWN]
@@ -36,8 +36,8 @@ def check(algorithm: str, space: Space) -> None:
         low, _ = dimension.bounds
         if dimension.kind == "float" and algorithm == "bayesianoptimization" and low <= 0:
             found.append(
-                f"space.{name}: Katib 0.19's bayesianoptimization draws every float on a logarithm, and min "
-                f"{low:g} has none: give a min above 0, make it a choice, or take asha"
+                f"space.{name}: Katib 0.19's bayesianoptimization draws floats on a log scale, which min "
+                f"{low:g} does not allow: give a min above 0, make it a choice, or use asha"
             )
         bad = [v for v in dimension.values if any(c in UNFIT or not c.isprintable() for c in text(v))]
         if bad:
@@ -49,7 +49,7 @@ def check(algorithm: str, space: Space) -> None:
 
 
 def narrowed(search: Search, algorithm: str, space: Space) -> Search:
-    """Limit the search to what a finite space holds, and to one rung for algorithms without rungs."""
+    """Limit the search to the size of a finite space, and to one rung for algorithms without rungs."""
     every = sum(1 for _ in grid(space))
     levels = search.levels if algorithm == ASHA else search.levels[-1:]
     fewer = min(search.configurations, every or search.configurations)

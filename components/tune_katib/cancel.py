@@ -1,4 +1,4 @@
-"""Cancel: SIGTERM ends the step that follows an Experiment, which must not keep spending unwatched."""
+"""Cancel an Experiment when SIGTERM ends the step that follows it, so that it does not keep spending."""
 
 import signal
 from collections.abc import Iterator
@@ -11,10 +11,10 @@ from deepcuts.components.core.sigterm import handled
 
 @contextmanager
 def sigterm() -> Iterator[None]:
-    """Raise Preempted at the first SIGTERM, whatever is being waited for; later ones change nothing.
+    """Raise Preempted at the first SIGTERM, even while waiting; ignore later ones.
 
-    A step on Kubeflow has about a second from then on, 0.04 to 1.6 s in five pods, so that a flag looked at
-    after a sleep of 5 s comes too late.
+    A step on Kubeflow then has about a second, 0.04 to 1.6 s in five pods, so a flag checked after a sleep of
+    5 s would be too late.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -27,7 +27,7 @@ def sigterm() -> Iterator[None]:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Delay SIGTERM to the end of the body: an interrupted request may run after the one to undo it."""
+    """Delay SIGTERM to the end of the body, as an interrupted request could run after the one to undo it."""
     came: list[int] = []
     try:
         with handled(lambda number, frame: came.append(number)):

@@ -1,4 +1,4 @@
-"""Cluster: Experiments, Trials and Suggestions of Katib through the Kubernetes API."""
+"""Access Experiments, Trials and Suggestions of Katib through the Kubernetes API."""
 
 import time
 from collections.abc import Callable
@@ -23,16 +23,16 @@ from deepcuts.components.core.retry import retry
 T = TypeVar("T")
 GROUP, VERSION = "kubeflow.org", "v1beta1"
 GONE_SECONDS = 120.0
-"""Katib takes a trial's metrics out of its database before the trial goes."""
+"""Time to wait for deletion: Katib removes a trial's metrics from its database before the trial."""
 MANIFESTS = "kubectl apply -k manifests/katib"
 
 
 class Katib:
-    """Katib in one namespace. Every method waits out an API server that is away.
+    """Katib in one namespace. Every method waits out an unreachable API server.
 
     Raises:
-        ValueError: the server refuses; what to do about it is said.
-        StoreError: the server stays away.
+        ValueError: the server refuses; says what to do.
+        StoreError: the server is unreachable.
     """
 
     def __init__(self, namespace: str, outage_seconds: float = OUTAGE_SECONDS) -> None:
@@ -40,10 +40,10 @@ class Katib:
         self._api = client.CustomObjectsApi()
 
     def settle(self, name: str) -> None:
-        """Wait until nothing is left of an Experiment that was deleted.
+        """Wait until a deleted Experiment is completely gone.
 
-        One that is on its way out would be taken for a running one; its trials would count in a new one of
-        that name, because Katib 0.19 finds trials by label.
+        One being deleted would look like a running one, and its trials would count in a new one of that name,
+        because Katib 0.19 finds trials by label.
 
         Raises:
             StoreError: it takes too long.
@@ -52,8 +52,8 @@ class Katib:
         while self._leaving(name):
             if time.monotonic() > until:
                 raise StoreError(
-                    f"Experiment {name} was deleted and has not gone after {GONE_SECONDS:g} s: look at "
-                    f"kubectl -n {self.namespace} get experiment,trial -o yaml, at finalizers"
+                    f"Experiment {name} was deleted but not gone after {GONE_SECONDS:g} s: check finalizers: "
+                    f"kubectl -n {self.namespace} get experiment,trial -o yaml"
                 )
             time.sleep(1)
 
@@ -64,7 +64,7 @@ class Katib:
         return bool(found.metadata and found.metadata.deletion_timestamp)
 
     def create(self, experiment: V1beta1Experiment) -> None:
-        """Start an Experiment; one of that name is left alone: a retried step continues with it."""
+        """Start an Experiment, unless one of that name exists, with which a retried step continues."""
         body = experiment.to_dict()
         self._asked(self._api.create_namespaced_custom_object, "experiments", body, missing=CONFLICT)
 
@@ -73,7 +73,7 @@ class Katib:
         return V1beta1Experiment.from_dict(found) if found else None
 
     def trials(self, name: str) -> list[V1beta1Trial]:
-        """List the trials in the order in which they were made."""
+        """Return the trials in order of creation."""
         selector = f"katib.kubeflow.org/experiment={name}"
         found = self._asked(self._api.list_namespaced_custom_object, "trials", label_selector=selector)
         items = sorted(
@@ -82,7 +82,7 @@ class Katib:
         return [trial for item in items if (trial := V1beta1Trial.from_dict(item))]
 
     def complaint(self, name: str) -> str:
-        """Return why an Experiment's suggestion service refuses it, else empty."""
+        """Return why an Experiment's suggestion service refuses it; empty if it does not."""
         found = self._asked(self._api.get_namespaced_custom_object, "suggestions", name, missing=NOT_FOUND)
         suggestion = V1beta1Suggestion.from_dict(found) if found else None
         conditions = (suggestion.status and suggestion.status.conditions) if suggestion else None
@@ -90,13 +90,13 @@ class Katib:
         return failed[-1].message or "" if failed else ""
 
     def delete(self, name: str) -> None:
-        """Ask for an Experiment to be removed with its Trials, Jobs and pods; do not wait for it."""
+        """Delete an Experiment with its Trials, Jobs and pods, without waiting."""
         self._asked(self._api.delete_namespaced_custom_object, "experiments", name, missing=NOT_FOUND)
 
     def _asked(
         self, call: Callable[..., T], kind: str, *words: Any, missing: int = 0, **named: Any
     ) -> T | Any:
-        """Return the answer, or None if the server answers with the status ``missing``."""
+        """Return the response, or None if its status is ``missing``."""
 
         def ask() -> T | None:
             try:
@@ -117,7 +117,7 @@ class Katib:
             return ValueError(f"{kind} in {self.namespace}: {reason(error)}: {MANIFESTS} gives the right")
         if status == NOT_FOUND:
             return ValueError(
-                f"no {kind} in this cluster: install Katib 0.19, or take tune, which needs none"
+                f"no {kind} in this cluster: install Katib 0.19, or use tune, which does not need it"
             )
         if status in REFUSED:
             return ValueError(f"Katib refuses the Experiment: {reason(error)}")

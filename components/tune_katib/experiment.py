@@ -1,4 +1,4 @@
-"""Experiment: a search as a Katib Experiment, built from Katib's typed models. Pure."""
+"""Build a Katib Experiment for a search from Katib's typed models."""
 
 import json
 import math
@@ -27,13 +27,13 @@ def experiment(
     """Build the Experiment ``name``; ``job`` is a trial's Job, whose last argument becomes the task.
 
     Args:
-        name: At most 40 characters, and unique among all namespaces: same-named ones get each other's trials.
-        algorithm: As ``check`` has passed it.
-        search: Rungs and bounds; of one rung only, unless the algorithm is asha.
-        task: What all trials have in common; its values are filled in here.
+        name: At most 40 characters, unique in all namespaces, as those of one name get each other's trials.
+        algorithm: Accepted by ``check``.
+        search: Rungs and bounds; with a single rung unless the algorithm is asha.
+        task: Settings shared by all trials; its values are filled in here.
         job: A Job without a name (``job.py``).
-        parallel: Trials at a time.
-        seed: Draws the configurations.
+        parallel: Concurrent trials.
+        seed: Seed of the configurations.
     """
     chosen = {n: _parameter(n, dimension) for n, dimension in sorted(task.space.items())}
     if algorithm == ASHA:
@@ -52,7 +52,7 @@ def experiment(
             objective=models.V1beta1ObjectiveSpec(
                 type="minimize",
                 objectiveMetricName=METRIC,
-                # Katib's default for minimize is min: a trial that diverged would keep its best value
+                # Katib's default for minimize is min, with which a diverged trial would keep its best value
                 metricStrategies=[models.V1beta1MetricStrategy(name=METRIC, value="latest")],
             ),
             algorithm=models.V1beta1AlgorithmSpec(
@@ -84,7 +84,7 @@ def _metadata(name: str) -> models.IoK8sApimachineryPkgApisMetaV1ObjectMeta:
 
 
 def _trials(algorithm: str, search: Search, parallel: int) -> int:
-    """Count the trials that Katib may start."""
+    """Return the number of trials that Katib may start."""
     if algorithm != ASHA:
         return search.configurations
     return math.ceil((SPARE if parallel > 1 else 1) * asha.trainings(search))
@@ -122,7 +122,7 @@ def _settings(algorithm: str, search: Search, space: Space, seed: int) -> dict[s
 
 
 def _filled(job: Json, task: TrialTask, names: Mapping[str, object]) -> Json:
-    """Add the task to ``job`` as its last argument, in which Katib replaces each trial's values."""
+    """Add the task to ``job`` as its last argument, in which Katib fills in each trial's values."""
     values = {name: f"${{trialParameters.{name}}}" for name in names}
     task_json = msgspec.json.encode(msgspec.structs.replace(task, values=values)).decode()
     copy: Json = json.loads(json.dumps(job))

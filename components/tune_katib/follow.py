@@ -1,4 +1,4 @@
-"""Follow: start an Experiment and wait for its end, a line for every change on the way."""
+"""Start an Experiment and wait for its end, with a line for every change."""
 
 import sys
 import time
@@ -20,11 +20,11 @@ from deepcuts.components.tune_katib.progress import TrialAttempts, condition, me
 
 POLL_SECONDS = 5.0
 SILENT_SECONDS = 300.0
-"""Without a trial for so long, something keeps Katib from starting; only its events say what."""
+"""Time without a trial after which something prevents Katib from starting; only its events say what."""
 
 
 class SearchOutcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an Experiment has come to."""
+    """Outcome of an Experiment."""
 
     end: str
     """``Succeeded`` or ``Failed``."""
@@ -42,13 +42,13 @@ def follow(
     pool: NodePool,
     say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
 ) -> SearchOutcome:
-    """Create ``experiment`` unless it is there, and come back when it has ended.
+    """Create ``experiment`` unless it exists, and return when it has ended.
 
     Raises:
-        ValueError: Katib refuses it, or its suggestion service does.
-        DataError: somebody deleted it meanwhile.
-        StoreError: store or API server stay away.
-        Preempted: SIGTERM came (``cancel.sigterm``); the Experiment is deleted.
+        ValueError: Katib or its suggestion service refuses it.
+        DataError: it was deleted meanwhile.
+        StoreError: the store or the API server is unreachable.
+        Preempted: SIGTERM arrived (``cancel.sigterm``); the Experiment is deleted.
     """
     assert experiment.metadata and (name := experiment.metadata.name)
     try:
@@ -62,10 +62,10 @@ def follow(
 
 
 def cancelled(katib: Katib, name: str) -> str:
-    """Delete an Experiment that nobody follows any more; returns what to tell the user.
+    """Delete an Experiment that is no longer followed; return a message for the user.
 
-    Katib 0.19 cannot suspend one: ``parallelTrialCount`` must be above 0, ``maxTrialCount`` above the trials
-    made. What its trials have learnt is in the store.
+    Katib 0.19 cannot suspend one: ``parallelTrialCount`` must be above 0, ``maxTrialCount`` above the number
+    of trials. The trials' checkpoints are in the store.
     """
     try:
         katib.delete(name)
@@ -73,8 +73,8 @@ def cancelled(katib: Katib, name: str) -> str:
         command = f"kubectl -n {katib.namespace} delete experiment {name}"
         return f"SIGTERM, and the Experiment keeps spending: {command} ({fault})"
     return (
-        f"SIGTERM: Experiment {name} is deleted, and its trials with it: the same command starts it again, "
-        "and trained is only what their checkpoints lack"
+        f"SIGTERM: Experiment {name} is deleted with its trials: the same command starts it again, "
+        "resuming from their checkpoints"
     )
 
 
@@ -90,7 +90,7 @@ def _followed(
     began, said = time.monotonic(), ""
     hint = f"no trial yet: kubectl -n {katib.namespace} describe experiment,suggestion {name}"
     while True:
-        found = katib.experiment(name)  # before trials and attempts: when it is over, they are whole
+        found = katib.experiment(name)  # before trials and attempts, which are complete once it has ended
         if found is None:
             raise DataError(f"Experiment {name} was deleted: run again, trials resume from their checkpoints")
         end = condition(found)

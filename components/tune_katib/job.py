@@ -1,4 +1,4 @@
-"""Job: a trial's pod, placed and locked as by ``pipelines/kubeflow/jobs.py`` (a test holds them together)."""
+"""Make a trial's Job, with placement and security as in ``pipelines/kubeflow/jobs.py`` (by a test)."""
 
 from typing import Any
 
@@ -10,9 +10,9 @@ CONTAINER = "trial"
 
 
 def job(pool: NodePool, image: str, argv: list[str], cpu: float, memory: str, max_hours: float) -> Json:
-    """Make a Job without a name, as Katib wants it: one container on a node of ``pool``.
+    """Make a Job without a name, for Katib: one container on a node of ``pool``.
 
-    Nothing in it is empty: Katib refuses what its own reading of a Job leaves out.
+    It has no empty fields, as Katib refuses fields that its own parsing of a Job drops.
 
     Raises:
         ValueError: a node of the pool has fewer cores.
@@ -35,7 +35,7 @@ def job(pool: NodePool, image: str, argv: list[str], cpu: float, memory: str, ma
 
 
 def _rules() -> list[Json]:
-    """Return failure rules: a lost node is no failure of the trial, a final exit code ends it at once."""
+    """Return failure rules: a lost node is not the trial's failure; a final exit code ends it at once."""
     ends = {"containerName": CONTAINER, "operator": "In", "values": pods.FINAL_CODES}
     return [
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
@@ -86,7 +86,7 @@ def _pod(pool: NodePool, image: str, argv: list[str], cpu: float, memory: str, m
 
 
 def _environment() -> list[Json]:
-    """List keys and settings of the store by reference, and the pod's placement."""
+    """Return the store's keys and settings by reference, and the pod's placement."""
     by_source = [
         ("secretKeyRef", pods.SECRET, pods.SECRET_ENV),
         ("configMapKeyRef", pods.SETTINGS, pods.SETTINGS_ENV),

@@ -1,4 +1,4 @@
-"""Progress: what an Experiment has come to, from Katib's Trials and the attempts in the store."""
+"""Read an Experiment's progress from Katib's Trials and the attempts in the store."""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,7 +21,7 @@ OVER = ("Succeeded", "Killed", "Failed", "MetricsUnavailable", "EarlyStopped")
 
 
 class TrialAttempts:
-    """The attempts of one search, by trial; those that have ended are read once."""
+    """The attempts of one search by trial; finished ones are read once."""
 
     def __init__(self, store: Store, search_id: str) -> None:
         self._store, self._prefix = store, attempts_prefix(search_id)
@@ -47,7 +47,7 @@ def records(
     search: Search,
     all_over: bool,
 ) -> list[TrialRecord]:
-    """Convert trials as the local engine records them; running ones are over if the Experiment is."""
+    """Convert trials to the local engine's records; running ones are over if the Experiment is."""
     found: list[TrialRecord] = []
     for trial in trials:
         given = {a.name or "": a.value or "" for a in trial.spec.parameter_assignments or []}
@@ -66,7 +66,7 @@ def records(
 
 
 def condition(thing: V1beta1Trial | V1beta1Experiment) -> str:
-    """Return the newest condition that holds; empty before the controller has seen it."""
+    """Return the newest condition that is true; empty before the controller has seen the object."""
     return _newest(thing)[0]
 
 
@@ -76,7 +76,7 @@ def message(thing: V1beta1Trial | V1beta1Experiment) -> str:
 
 
 def _newest(thing: V1beta1Trial | V1beta1Experiment) -> tuple[str, str]:
-    """Return (type, message) of the newest condition that holds; empty where none does."""
+    """Return (type, message) of the newest condition that is true; empty if none is."""
     conditions = (thing.status.conditions if thing.status else None) or []
     return next(((c.type, c.message or "") for c in reversed(conditions) if c.status == "True"), ("", ""))
 
@@ -84,7 +84,7 @@ def _newest(thing: V1beta1Trial | V1beta1Experiment) -> tuple[str, str]:
 def usd(
     attempts: Mapping[str, Sequence[Attempt]], trials: Sequence[V1beta1Trial], pool: NodePool
 ) -> float | None:
-    """Add up dollars so far: ended attempts, and the newest of every running trial; None: no price."""
+    """Return the dollars so far: finished attempts, and the newest of every running trial; None: no price."""
     seconds = sum(a.receipt.wall_seconds for mine in attempts.values() for a in mine if a.receipt)
     for trial in trials:
         running = [a for a in attempts.get(_name(trial), []) if a.receipt is None]
@@ -112,7 +112,7 @@ def line(found: Sequence[TrialRecord], dollars: float | None) -> str:
 def charged(attempts: Mapping[str, Sequence[Attempt]]) -> list[Receipt]:
     """Return the receipt of every attempt, numbered.
 
-    Numbers are left out for those that left none, which is how the ledger knows of them.
+    Attempts without a receipt leave a gap in the numbers, by which the ledger knows of them.
     """
     every = [attempt for mine in attempts.values() for attempt in mine]
     lost = sum(attempt.receipt is None for attempt in every)

@@ -1,7 +1,7 @@
-"""Register: the entry of our suggestion service in Katib's configuration, as ``manifests/katib`` does it.
+"""Register our suggestion service in Katib's configuration, as ``manifests/katib`` does.
 
-``python -m deepcuts.components.tune_katib.register ENTRY`` in a pod of Katib's namespace; IMAGE is the
-service's own.
+Run ``python -m deepcuts.components.tune_katib.register ENTRY`` in a pod of Katib's namespace; IMAGE is the
+service's image.
 """
 
 import os
@@ -20,7 +20,7 @@ FIXES = {404: "install Katib 0.19 in this namespace first", 409: "it changed mea
 
 
 def registered(config: str, entry: dict[str, Any]) -> str:
-    """Return Katib's configuration with ``entry`` in place of one for the same algorithm.
+    """Return Katib's configuration with ``entry``, replacing one for the same algorithm.
 
     Raises:
         ValueError: it is not the configuration of Katib 0.19.
@@ -41,7 +41,7 @@ def registered(config: str, entry: dict[str, Any]) -> str:
 
 
 def main(path: Path, image: str) -> int:
-    """Return the exit code; the problem is on stderr."""
+    """Run the command; return its exit code. Errors go to stderr."""
     entry = yaml_files.load(path)
     assert isinstance(entry, dict)
     entry |= {"image": image}
@@ -53,9 +53,7 @@ def main(path: Path, image: str) -> int:
             print(f"{CONFIG} in {namespace} has {entry['algorithmName']} already")
             return 0
         found.data[KEY] = config
-        api.replace_namespaced_config_map(
-            CONFIG, namespace, found
-        )  # refused if somebody changed it meanwhile
+        api.replace_namespaced_config_map(CONFIG, namespace, found)  # refused if it was changed meanwhile
     except ValueError as error:
         print(escape.terminal(f"register: {error}"), file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""Tune on Katib: the search of ``tune``, each trial a Job on a node pool (cut 9)."""
+"""Tune on Katib: the search of ``tune``, with each trial as a Job on a node pool (cut 9)."""
 
 from pathlib import Path
 
@@ -60,10 +60,10 @@ def tune_katib(
     db_manager: str,
     keep: bool,
 ) -> Facts:
-    """Search ``space`` by a Katib Experiment whose trials are Jobs on ``pool``, and follow it to its end.
+    """Search ``space`` with a Katib Experiment whose trials are Jobs on ``pool``, and follow it to its end.
 
-    Running it again follows an Experiment that is running and does not repeat one that has ended. An
-    Experiment running at SIGTERM is deleted, even with ``keep``. component.py describes each argument.
+    Running it again follows a running Experiment and does not repeat a finished one. An Experiment running at
+    SIGTERM is deleted, even with ``keep``. component.py describes the arguments.
     """
     space = strict.current_names(Recipe, space, "space")
     check(recipe, space, min_tokens, valid)
@@ -80,7 +80,7 @@ def tune_katib(
     if outcome is None:
         inputs = (base, train, valid)
         task = make_task(objects, store, identity, inputs, recipe, space, max_tokens, db_manager)
-        # named by all that cannot be changed in an Experiment that exists
+        # named by everything that cannot be changed in an existing Experiment
         name = f"deepcuts-{search_id(identity, trial_job, parallel)[:12]}"
         made = experiment.experiment(name, algorithm, search, task, trial_job, parallel, seed)
         outcome = run_to_end(made, name, Katib(where), objects, task, search, node, keep)
@@ -101,7 +101,7 @@ def make_task(
     max_tokens: int,
     db_manager: str,
 ) -> TrialTask:
-    """Put base, train and valid into the store; return what all trials have in common."""
+    """Put base, train and valid into the store; return the settings shared by all trials."""
     base, train, valid = (deposit(objects, path) for path in inputs)
     return TrialTask(
         store=store,
@@ -127,7 +127,7 @@ def run_to_end(
     node: NodePool,
     keep: bool,
 ) -> SearchOutcome:
-    """Follow an Experiment to its end, and delete it unless ``keep``; a success is kept in the store."""
+    """Follow an Experiment to its end, and delete it unless ``keep``; a success is recorded in the store."""
     outcome = follow(katib, made, TrialAttempts(objects, task.search), task.space, search, node)
     if outcome.end == "Succeeded":
         objects.put_bytes(_key(task.search), msgspec.json.encode(outcome))
@@ -137,18 +137,18 @@ def run_to_end(
 
 
 def shared_store(uri: str) -> Store:
-    """Open a store that pods share.
+    """Open a store that pods can share.
 
     Raises:
-        ValueError: it is a folder of this machine.
+        ValueError: it is a local folder.
     """
     if not uri.startswith(("s3://", "minio://")):
-        raise ValueError(f"store {uri!r}: trials run in pods of their own: give s3://bucket/prefix")
+        raise ValueError(f"store {uri!r}: trials run in separate pods: give s3://bucket/prefix")
     return open_store(uri)
 
 
 def write_receipts(folder: Path, outcome: SearchOutcome) -> None:
-    """Write one receipt per pod of a trial, failed ones included."""
+    """Write one receipt per pod of a trial, including failed ones."""
     with files.staged(folder) as staging:
         staging.mkdir()
         for receipt in progress.charged(outcome.attempts):
@@ -169,7 +169,7 @@ def placed(nodepools: NodePools, name: str) -> NodePool:
 
 
 def ended(store: Store, identity: str) -> SearchOutcome | None:
-    """Return how the same search ended before, if it did."""
+    """Return the outcome of the same search if it has ended before."""
     try:
         return records.read(store, _key(identity), SearchOutcome, "delete it: the search is run again")
     except FileNotFoundError:
@@ -177,7 +177,7 @@ def ended(store: Store, identity: str) -> SearchOutcome | None:
 
 
 def why(outcome: SearchOutcome) -> str:
-    """Say why it failed: in Katib's words, and in those of the last failed trial."""
+    """Return why it failed: Katib's message, and that of the last failed trial."""
     failed = [record for record in outcome.records if record.state == "failed"]
     return outcome.why + (
         f"; {len(failed)} trials failed, the last with: {failed[-1].problem}" if failed else ""

@@ -21,18 +21,18 @@ def warmstart(
     trial_share: float,
     recipe: dict,
 ):
-    """Begin a new or resized model with a donor's weights, if a short trial shows that it pays.
+    """Start a new or resized model from a donor's weights, if a short trial shows that it pays off.
 
     Args:
         donor: The pretrained model that gives rows and blocks (safetensors folder).
-        tokenizer: Folder whose tokenizer the new model gets; the donor itself to keep its own.
-        train: Examples that the trial trains on (JSONL).
-        valid: Examples that the trial is judged by (JSONL).
-        model: The warm model, or the cold one where warm was not better; not trained.
+        tokenizer: Folder with the new model's tokenizer; the donor to keep its own.
+        train: Examples for the trial (JSONL).
+        valid: Examples to judge the trial by (JSONL).
+        model: The warm model, or the cold one if warm was not better; not trained.
         report: The verdict in words.
-        receipt: What it took, both arms of the trial included.
+        receipt: What it took, including both arms of the trial.
         store: Where checkpoints live (file:// or s3://); a rerun resumes from the newest.
-        shape: What differs from the donor's config, for example {"num_hidden_layers": 10}.
+        shape: Changes to the donor's config, for example {"num_hidden_layers": 10}.
         layers: Blocks from the donor: none (token rows only), copy or stack (depthwise).
         rescale: Shrink token rows to the scale of random ones.
         trial_share: Share of recipe.budget_tokens that each arm of the trial trains.

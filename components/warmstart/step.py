@@ -1,4 +1,4 @@
-"""Warmstart: start a new or resized model from a donor's weights, if a trial shows that it pays (cut 3)."""
+"""Warmstart: start a new or resized model from a donor's weights if a trial shows that it pays (cut 3)."""
 
 import time
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from deepcuts.components.core.recipe import Recipe, training_id
 from deepcuts.components.core.scorecards import Comparison, Score
 from deepcuts.components.core.store import Store, open_store
 from deepcuts.components.core.verdicts import Verdict
-from deepcuts.components.training import adapters, loop, models, scoring
+from deepcuts.components.training import adapters, data_tokens, loop, models, scoring
 from deepcuts.components.training.checkpoints import Checkpoints
 from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.render import Rendered
@@ -40,22 +40,22 @@ def warmstart(
     trial_share: PositiveShare,
     recipe: Recipe,
 ) -> Facts:
-    """Write ``model``: the donor's config with ``shape`` changed, warm if that paid in a trial, else cold.
+    """Write ``model``: the donor's config with ``shape`` changed, warm if better in a trial, else cold.
 
-    Warm: token rows from ``donor`` by their string, ``layers`` none, copy or stack (depthwise). Cold: random
-    weights. Both are trained to the end of ``trial_share`` of the recipe's budget, in the same order, and
-    scored on ``valid``. ``model`` itself is untrained: the recipe starts from step 0.
+    Warm: token rows from ``donor`` by their text, ``layers`` none, copy or stack (depthwise). Cold: random
+    weights. Both are trained for ``trial_share`` of the recipe's budget, in the same order, and scored on
+    ``valid``. ``model`` itself is untrained: the recipe starts from step 0.
 
     Raises:
-        ValueError: shapes that do not go together; a recipe that is not method full or has budget_seconds.
-        DataError: no valid example, or two vocabularies that share nothing.
+        ValueError: the shapes do not match, or the recipe is not method full or has budget_seconds.
+        DataError: there is no valid example, or the vocabularies share nothing.
     """
-    check(recipe, valid)
+    recipe = data_tokens.settled(checked(recipe, valid), train, tokenizer)
     words, judges = models.load_tokenizer(tokenizer), examples.read(valid)
     given, donor_words = models.load_base(donor)
     shared = transfer.overlap(words.get_vocab(), donor_words.get_vocab())
     if not shared.pairs:
-        raise DataError(f"{donor} and {tokenizer} share no token: take a donor of a similar tokenizer")
+        raise DataError(f"{donor} and {tokenizer} share no token: use a donor with a similar tokenizer")
     rows = len(words) if files.digest(tokenizer) != files.digest(donor) else given.config.vocab_size
     data = scoring.render_all(examples.read(train), words)
     judged = scoring.render_all(judges, words)
@@ -89,8 +89,8 @@ def warmstart(
     }
 
 
-def check(recipe: Recipe, valid: Path) -> None:
-    """Refuse what would make the trial meaningless; raises as ``warmstart``."""
+def checked(recipe: Recipe, valid: Path) -> Recipe:
+    """Return the recipe, refusing settings that make the trial meaningless; raises as ``warmstart``."""
     if recipe.method != "full":
         raise ValueError(
             f"recipe.method {recipe.method}: a new model has no good weights to freeze; set it to full"
@@ -102,6 +102,7 @@ def check(recipe: Recipe, valid: Path) -> None:
         )
     if files.size_bytes(valid) == 0:
         raise DataError(f"{valid} is empty, and the trial is judged by it: raise valid_share of ingest")
+    return recipe
 
 
 def tried(
@@ -131,7 +132,7 @@ def describe(
     compared: Comparison,
     budget: int,
 ) -> Facts:
-    """Say what was copied, and whether it paid, as facts of the receipt."""
+    """Return what was copied, and whether it paid off, as facts of the receipt."""
     means = {
         f"{name}_loss": sum(s.answer_nats for s in scores) / sum(s.answer_tokens for s in scores)
         for name, scores in arms.items()

@@ -1,4 +1,4 @@
-"""What a new model takes over from a pretrained donor: token rows by their string, blocks by their depth."""
+"""Transfer weights from a pretrained donor to a new model: token rows by text, blocks by depth."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
@@ -13,12 +13,12 @@ Layers = Literal["none", "copy", "stack"]
 
 
 class Overlap(NamedTuple):
-    """Rows of the new vocabulary that the donor has, too."""
+    """Rows of the new vocabulary that are also in the donor's."""
 
     pairs: list[tuple[int, int]]
     """(row of the new model, row of the donor)."""
     tokens: int
-    """Of the new tokenizer."""
+    """Number of tokens of the new tokenizer."""
 
     @property
     def share(self) -> float:
@@ -26,7 +26,7 @@ class Overlap(NamedTuple):
 
 
 def overlap(new: Mapping[str, int], donor: Mapping[str, int]) -> Overlap:
-    """Match tokens of equal text. Ids say nothing: two tokenizers number one token differently."""
+    """Match tokens by text, as two tokenizers give one token different ids."""
     return Overlap(sorted((row, donor[text]) for text, row in new.items() if text in donor), len(new))
 
 
@@ -34,13 +34,13 @@ def build(donor: PreTrainedModel, changes: Mapping[str, Any], vocabulary: int, s
     """Build a random model: the donor's config with ``changes`` and ``vocabulary`` embedding rows.
 
     Raises:
-        ValueError: a change that the config does not know, or that gives no model.
+        ValueError: the config does not know a change, or it gives no valid model.
     """
     settings = donor.config.to_dict()
     unknown = sorted(set(changes) - set(settings))
     if unknown:
         raise ValueError(
-            f"shape: {unknown[0]!r} is not in the donor's config: take some of {', '.join(sorted(settings))}"
+            f"shape: {unknown[0]!r} is not in the donor's config: choose from {', '.join(sorted(settings))}"
         )
     per_layer = [name for name in ("layer_types",) if name in settings and "num_hidden_layers" in changes]
     settings = {name: value for name, value in settings.items() if name not in per_layer}
@@ -63,10 +63,10 @@ def copy(
 
 
 def copy_embeddings(model: PreTrainedModel, donor: PreTrainedModel, shared: Overlap, rescale: bool) -> None:
-    """Copy rows of shared tokens, also in a separate output layer; learned positions as far as they go.
+    """Copy rows of shared tokens, also in a separate output layer, and as many learned positions as fit.
 
-    ``rescale`` shrinks the donor's rows to the standard deviation of the new model's random ones: trained
-    rows are larger, and random blocks were not made for them.
+    ``rescale`` shrinks the donor's rows to the standard deviation of the new model's random ones, as trained
+    rows are larger and random blocks do not expect them.
 
     Raises:
         ValueError: the widths differ.
@@ -88,13 +88,13 @@ def copy_embeddings(model: PreTrainedModel, donor: PreTrainedModel, shared: Over
 
 
 def copy_layers(model: PreTrainedModel, donor: PreTrainedModel, layers: Layers) -> int:
-    """Copy the donor's blocks and the norm after them; returns how many blocks were filled.
+    """Copy the donor's blocks and the norm after them; return the number of blocks filled.
 
-    ``copy`` fills the first ones, as many as there are on both sides. ``stack`` fills all, the donor's blocks
-    over and over (G_stack, Du et al. 2024).
+    ``copy`` fills the first ones, as many as both models have. ``stack`` fills all by repeating the donor's
+    blocks (G_stack, Du et al. 2024).
 
     Raises:
-        ValueError: the blocks have other shapes, or ``stack`` makes the model no deeper.
+        ValueError: the blocks differ in shape, or ``stack`` does not make the model deeper.
     """
     if layers == "none":
         return 0
@@ -102,7 +102,7 @@ def copy_layers(model: PreTrainedModel, donor: PreTrainedModel, layers: Layers) 
     if layers == "stack" and len(ours) <= len(theirs):
         raise ValueError(
             f"stack from {len(theirs)} blocks to {len(ours)} makes nothing deeper: "
-            "raise the layers in shape, or take copy"
+            "raise the layers in shape, or use copy"
         )
     filled = ours if layers == "stack" else ours[: len(theirs)]
     for number, block in enumerate(filled):
@@ -113,19 +113,19 @@ def copy_layers(model: PreTrainedModel, donor: PreTrainedModel, layers: Layers) 
 
 
 def _rows(model: PreTrainedModel) -> list[Tensor]:
-    """List embedding matrices, the output layer's last unless it is tied."""
+    """Return the embedding matrices, with an untied output layer's last."""
     first, last = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     return [first.data] if first is last else [first.data, last.data]
 
 
 def _positions(model: PreTrainedModel) -> list[Tensor]:
-    """List learned position rows (GPT-2); most models compute theirs."""
+    """Return learned position rows (GPT-2); most models compute theirs."""
     embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
     return [module.weight.data for module in embeddings if module is not model.get_input_embeddings()]
 
 
 def _last_norms(model: PreTrainedModel) -> list[nn.Module]:
-    """List norms outside the blocks."""
+    """Return the norms outside the blocks."""
     inside = {id(module) for block in blocks_of(model) for module in block.modules()}
     return [m for m in model.modules() if "norm" in type(m).__name__.lower() and id(m) not in inside]
 
@@ -138,6 +138,6 @@ def _copy(target: nn.Module, source: nn.Module, name: str) -> None:
         key = next(key for key in wanted if shapes.get(key) != wanted[key])
         raise ValueError(
             f"{name}: {key} is {tuple(wanted[key])}, the donor's {tuple(shapes.get(key, ()))}: layers can "
-            "only be copied where the shapes agree; take layers none, or keep the donor's widths in shape"
+            "only be copied if the shapes agree; set layers to none, or keep the donor's widths in shape"
         )
     target.load_state_dict(weights)

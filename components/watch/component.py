@@ -4,7 +4,7 @@ from deepcuts.components.core.container import container
 from deepcuts.components.core.faces import flags
 
 POLL_SECONDS, START_SECONDS, STALE_SECONDS = 5.0, 1200.0, 900.0
-"""A pipeline's: a GPU node may have to start first; saves, the signs of life, are 300 s apart."""
+"""Limits in pipelines: a GPU node may have to start first, and saves, the heartbeats, are 300 s apart."""
 
 
 @dsl.container_component
@@ -29,16 +29,16 @@ def watch(
         base: The pretrained model, as finetune gets it.
         train: The training examples, as finetune gets them: they name the run.
         valid: Examples to score every checkpoint on (JSONL, may be empty).
-        scores: A Scorecard a step, and the steps that were skipped.
-        curve: Trained tokens and completion loss, one JSON record a score.
-        summary: The curve as a table, the best checkpoint marked.
-        receipt: What it took; best_step is the checkpoint of the lowest completion loss.
+        scores: A Scorecard per step, and the skipped steps.
+        curve: Trained tokens and completion loss, one JSON record per score.
+        summary: The curve as a table, with the best checkpoint marked.
+        receipt: What it took; best_step is the checkpoint with the lowest loss.
         store: Where finetune's checkpoints live (file:// or s3://).
         recipe: Hyperparameters, as finetune gets them.
-        patience: Stop training after this many scores without a gain beyond chance; 0 means never.
-        poll_seconds: Look for a new checkpoint so often.
-        start_seconds: Give the trainer up when it has not started by then; above the time of a new node.
-        stale_seconds: Give it up when its last sign of life is older; above the time between two saves.
+        patience: Stop training after this many scores without a significant gain; 0: never.
+        poll_seconds: Interval between checks for a new checkpoint.
+        start_seconds: Give up if training has not started by then; above a new node's time.
+        stale_seconds: Give up if its last heartbeat is older; above the time between saves.
     """
     return container("deepcuts.components.watch.step", image="train", receipt=receipt, **flags(locals()))
 
@@ -56,7 +56,7 @@ def watch_training(
     recipe: dict,
     patience: int,
 ):
-    """Score a training's checkpoints while it trains; as inputs its times would be 4 kB of status."""
+    """Score a training's checkpoints while it trains; times as inputs would be 4 kB of status."""
     given = flags(locals())
     times = {
         "poll_seconds": str(POLL_SECONDS),

@@ -1,8 +1,8 @@
-"""The scores of one training run on one valid split, in the store: the watcher's whole memory.
+"""Scores of one training run on one valid split, in the store: the watcher's whole state.
 
 Layout: ``trainings/<training_id>/scores-<split>/step-<8 digits>/`` is a published Scorecard and tokens.json,
-``best-<8 digits>/`` the weights of the best so far. A score is published after its weights, so a watcher that
-was killed anywhere resumes from what is published.
+``best-<8 digits>/`` has the best weights so far. A score is published after its weights, so a killed watcher
+resumes from the published scores.
 """
 
 import tempfile
@@ -18,7 +18,7 @@ from deepcuts.components.core.scorecards import Score, Scorecard
 from deepcuts.components.core.store import Store, publish, retrieve, withdraw
 
 SEED = 0
-"""Of the bootstrap: it moves a bound by about 0.02 standard errors."""
+"""Seed of the bootstrap; it moves a bound by about 0.02 standard errors."""
 
 
 class Scored(NamedTuple):
@@ -44,7 +44,7 @@ class History:
         self._sweep()
 
     def add(self, new: Scored, weights: Path) -> None:
-        """Keep a score, and ``weights`` (a folder) if it is the best so far in place of those that were."""
+        """Add a score; if it is the best so far, ``weights`` (a folder) replace the earlier ones."""
         is_best = not self.scored or new.loss < self.best.loss
         if is_best:
             publish(self._store, weights, self._key("best", new.step))
@@ -58,7 +58,7 @@ class History:
 
     @property
     def best(self) -> Scored:
-        """Return the score of the lowest completion loss; the earliest of equals."""
+        """Return the score with the lowest completion loss, the earliest of equals."""
         return min(self.scored, key=lambda scored: scored.loss)
 
     @property
@@ -67,7 +67,7 @@ class History:
         return self._key("best", self.best.step)
 
     def _sweep(self) -> None:
-        """Remove weights that are not the best, half-removed ones of a killed watcher included."""
+        """Remove weights that are not the best, including those half removed by a killed watcher."""
         kept = {self.best.step} if self.scored else set()
         for step in {_step(key) for key in self._store.list(f"{self._prefix}/best-")} - kept:
             withdraw(self._store, self._key("best", step))
@@ -89,10 +89,10 @@ def _step(key: str) -> int:
 
 
 def scores_without_gain(scored: Sequence[Scored]) -> int:
-    """Count the scores since the last that was better than all it was compared with.
+    """Count the scores since the last significant improvement.
 
-    Better means by more than chance: the paired 90 % interval of the difference lies below 0. Each is held
-    against the last that was better, so that many small gains add up to one that shows.
+    Significant means that the paired 90 % interval of the difference is below 0. Each score is compared with
+    the last improvement, so that small gains add up until they are significant.
     """
     leader, without = scored[0], 0
     for challenger in scored[1:]:

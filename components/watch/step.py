@@ -11,6 +11,7 @@ from deepcuts.components.core.bounds import Positive, Whole
 from deepcuts.components.core.markdown import table
 from deepcuts.components.core.receipts import Facts
 from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.training import data_tokens
 from deepcuts.components.watch.history import Scored
 from deepcuts.components.watch.watcher import Ending, Watcher
 
@@ -31,13 +32,14 @@ def watch(
 ) -> Facts:
     """Score the checkpoints of the training that ``finetune`` runs with the same inputs, newest first.
 
-    It ends with the trainer, or when that has given no sign of life: none within ``start_seconds``, or none
-    for ``stale_seconds`` after the last one. After ``patience`` scores in a row without a gain beyond chance
-    it asks the trainer to stop (0: never). ``scores`` gets a Scorecard a step and ``skipped.json``; ``curve``
-    one JSON record a score, ``summary`` the same as a table. Started again, it resumes where it was.
-    ``valid`` may be empty: then there is nothing to do.
+    It ends with the trainer, or without its heartbeat: none within ``start_seconds``, or none for
+    ``stale_seconds`` after the last one. After ``patience`` scores in a row without a significant gain it
+    asks the trainer to stop (0: never). ``scores`` gets a Scorecard per step and ``skipped.json``; ``curve``
+    one JSON record per score, ``summary`` the same as a table. Started again, it resumes. With an empty
+    ``valid`` it does nothing.
     """
     began = time.monotonic()
+    recipe = data_tokens.settled(recipe, train, base)
     watcher = Watcher(base, train, valid, store, recipe, patience)
     ending = watcher.run(poll_seconds, start_seconds, stale_seconds)
     skipped = watcher.skipped()
@@ -58,7 +60,7 @@ def watch(
 
 
 def markdown(scored: Sequence[Scored], skipped: int, ending: Ending) -> str:
-    """Return the scores as a table, the best one marked."""
+    """Return the scores as a table with the best one marked."""
     best = min(scored, key=lambda each: each.loss, default=None)
     rows = [
         (f"**{each.step}**" if each is best else each.step, f"{each.tokens:,}", f"{each.loss:.4f}")
@@ -66,8 +68,8 @@ def markdown(scored: Sequence[Scored], skipped: int, ending: Ending) -> str:
     ]
     found = table(("step", "tokens", "completion loss"), rows, right=(0, 1, 2)) if rows else "No score."
     return (
-        f"# Scores while it trained\n\n{found}\n\n"
-        f"{skipped} checkpoints were passed over for newer ones; the watch ended with: {ending}.\n"
+        f"# Scores during training\n\n{found}\n\n"
+        f"{skipped} checkpoints were skipped for newer ones; the watch ended with: {ending}.\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""The watcher of one training run: what to score next, when to ask for a stop, when to end."""
+"""Watch one training run: decide what to score next, when to ask for a stop, and when to end."""
 
 import sys
 import tempfile
@@ -20,12 +20,12 @@ from deepcuts.components.training.run_messages import RunMessages
 from deepcuts.components.watch.history import History, Scored, scores_without_gain
 
 LOOKS = 10
-"""Looks at a training that its share of the cost is divided into."""
+"""Number of scorings into which the training's share for scoring is divided."""
 Ending = Literal["done", "failed", "stale", "no examples"]
 
 
 class Watcher:
-    """Scores checkpoints and keeps the scores in the store, so a new Watcher resumes where one was killed."""
+    """Scores checkpoints and keeps the scores in the store, so that a new Watcher resumes."""
 
     def __init__(
         self, base: Path, train: Path, valid: Path, store: str, recipe: Recipe, patience: int
@@ -50,23 +50,23 @@ class Watcher:
             objects, self.training_id, sampling.key(files.digest(valid), drawn, len(records))
         )
         self._lost: set[int] = set()
-        """Steps of checkpoints that were gone, torn or without finite scores when their turn came."""
+        """Steps of checkpoints that were deleted, damaged or without finite scores."""
         self.unpaid: set[int] = set()
-        """Steps passed over because their scoring would have cost too much of the training."""
+        """Steps skipped because scoring them would have cost too much."""
         self._beyond: set[int] = set()
-        """Steps past this budget: a run with a larger one made them."""
+        """Steps beyond this budget, from a run with a larger one."""
 
     @property
     def asked_to_stop(self) -> bool:
         return self._messages.stop() is not None
 
     def run(self, poll_seconds: float, start_seconds: float, stale_seconds: float) -> Ending:
-        """Score what comes until the trainer ends, and then what it committed last."""
+        """Score new checkpoints until the trainer ends, and then its last one."""
         if not self._records:
             return "no examples"
         pulse = Pulse(self._messages, start_seconds, stale_seconds)
         while True:
-            ending = pulse.ending()  # asked before the list is read, so that the last checkpoint is in it
+            ending = pulse.ending()  # before the list is read, so that the last checkpoint is in it
             step = self.next_step(bool(ending))
             if step is not None:
                 self.look_at(step, bool(ending))
@@ -76,9 +76,9 @@ class Watcher:
                 time.sleep(poll_seconds)
 
     def next_step(self, last: bool) -> int | None:
-        """Return the newest checkpoint if it has not been scored: older ones never queue.
+        """Return the newest checkpoint if it has not been scored; older ones are not queued.
 
-        The ``last`` one may have been passed over for its cost and is looked at all the same.
+        The ``last`` one is scored even if it was skipped for its cost.
         """
         newest = max(set(self._checkpoints.steps()) - self._beyond, default=-1)
         passed = self._lost if last else self._lost | self.unpaid
@@ -86,16 +86,16 @@ class Watcher:
         return newest if newest > latest else None
 
     def skipped(self) -> list[int]:
-        """List steps committed within the budget and never scored because newer ones came first."""
+        """Return steps committed within the budget but never scored because of newer ones."""
         heartbeat = self._messages.heartbeat()
         saved = set(heartbeat.saved if heartbeat else []) | set(self._checkpoints.steps())
         return sorted(saved - self._beyond - {scored.step for scored in self.history.scored})
 
     def is_paid(self, trained_tokens: int, last: bool) -> bool:
-        """Return whether another look is within the training's ``scoring_share``.
+        """Tell whether another scoring is within the training's ``scoring_share``.
 
-        While it runs, within what has been trained so far, so that looks spread over the run; one is kept
-        for the last checkpoint.
+        During training, within the share of what is trained so far, so that scorings spread over the run, and
+        one is reserved for the last checkpoint.
         """
         spent = len(self.history.scored) * self._look_tokens
         if last:
@@ -104,7 +104,7 @@ class Watcher:
         return spent <= done * (self._affordable - 2 * self._look_tokens)
 
     def look_at(self, step: int, last: bool) -> None:
-        """Fetch a checkpoint and score it, or remember why not."""
+        """Fetch a checkpoint and score it, or record why not."""
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="watch-") as scratch:
             weights = Path(scratch) / "weights"
@@ -117,7 +117,7 @@ class Watcher:
                     (self._lost if last else self.unpaid).add(step)
                     return
                 scored = self.score(progress, weights)
-            except (Torn, FileNotFoundError, DataError) as error:  # the trainer is the one to fail of it
+            except (Torn, FileNotFoundError, DataError) as error:  # the trainer has to fail from it, not we
                 print(
                     escape.terminal(f"watch: checkpoint {step} passed over: {error}"),
                     file=sys.stderr,
@@ -139,7 +139,7 @@ class Watcher:
             self._messages.ask_to_stop(step, scored.tokens, best.step, self.history.best_weights)
 
     def score(self, progress: TrainingProgress, weights: Path) -> Scored:
-        """Score as in-loop evaluation at that step would, bit for bit on the same hardware."""
+        """Score like in-loop evaluation at that step, bit for bit on the same hardware."""
         load_weights(self._loss, weights)
         nats = scoring.answer_nats(self._loss, self._rendered)
         lines = [Score(r.id, total, count) for r, (total, count) in zip(self._records, nats, strict=True)]
@@ -148,15 +148,15 @@ class Watcher:
 
 
 OLD_FAILURE_SECONDS = 60.0
-"""A trainer that starts at the same time clears the failure of an earlier attempt sooner than this. If the
-failure stays, it is of a trainer that was quicker to fail than we to start."""
+"""A trainer starting at the same time clears an earlier attempt's failure within this time. If the failure
+stays, the trainer failed before we started."""
 
 
 class Pulse:
-    """Whether a trainer still lives, by this machine's clock: the trainer's may be wrong.
+    """Tells whether a trainer is alive, by this machine's clock, as the trainer's may be wrong.
 
-    It has ``start_seconds`` for its first sign of life and ``stale_seconds`` for each after that: a node may
-    have to be started for it, but a trainer that was heard and died must not hold this node for as long.
+    It has ``start_seconds`` for its first heartbeat, as a node may have to start, and ``stale_seconds`` for
+    each later one, as a trainer that died must not hold this node for that long.
     """
 
     def __init__(self, messages: RunMessages, start_seconds: float, stale_seconds: float) -> None:
@@ -166,7 +166,7 @@ class Pulse:
         self._began = self._changed_at = time.monotonic()
 
     def ending(self) -> Ending | None:
-        """Say why the trainer will commit nothing more."""
+        """Return why the trainer will commit nothing more; None while it may."""
         if self._messages.done():
             return "done"
         old = time.monotonic() - self._began < OLD_FAILURE_SECONDS and self._failed_before

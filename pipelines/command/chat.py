@@ -1,4 +1,4 @@
-"""Chat: talk to a release on the terminal; and find it by folder, URI or name."""
+"""Chat with a release in the terminal, found by folder, URI or name."""
 
 import sys
 import tempfile
@@ -13,14 +13,14 @@ from deepcuts.components.publish import releases
 
 @contextmanager
 def located(release: str, store: str) -> Iterator[Path]:
-    """Give the folder of a release: itself, or downloaded, verified, for the time of the body.
+    """Yield the folder of a release, downloaded and verified for the duration of the body if needed.
 
     ``release`` is a folder, a ``file://`` or ``s3://`` URI of one release, or ``NAME`` or ``NAME/VERSION`` in
     ``store``.
 
     Raises:
         FileNotFoundError: there is no such release.
-        ValueError: it is neither.
+        ValueError: ``release`` has none of these forms.
     """
     if Path(release).is_dir():
         yield Path(release)
@@ -35,19 +35,19 @@ def located(release: str, store: str) -> Iterator[Path]:
             try:
                 releases.download(open_store(store), name, version or "latest", folder)
             except FileNotFoundError as error:
-                hint = "deepcuts releases lists what is there"
+                hint = "deepcuts releases lists them"
                 raise FileNotFoundError(f"no release {release!r} in {store}: {hint}") from error
         yield folder
 
 
 def talk(folder: Path, prompts: Iterable[str], temperature: float, max_new_tokens: int, seed: int) -> None:
-    """Answer every prompt on stdout, each with the ones before it in mind.
+    """Answer every prompt on stdout, remembering the earlier ones.
 
     Raises:
-        ValueError: a setting, or a prompt, does not fit the model.
-        DataError: ``folder`` holds no model that loads.
+        ValueError: a setting or a prompt does not fit the model.
+        DataError: the model in ``folder`` does not load.
     """
-    # torch takes seconds, which other commands do not wait for
+    # imported here: torch takes seconds, which other commands do not need
     from deepcuts.components.publish.talk import Conversation
 
     conversation = Conversation(folder, temperature, max_new_tokens, seed)
@@ -57,7 +57,7 @@ def talk(folder: Path, prompts: Iterable[str], temperature: float, max_new_token
 
 
 def typed(read: Callable[[str], str]) -> Iterator[str]:
-    """Yield the lines that ``read`` (``input``) returns, blank ones left out, until the end of input."""
+    """Yield the lines that ``read`` (``input``) returns, without blank ones, until the end of input."""
     while True:
         try:
             line = read("> " if sys.stdin.isatty() else "")

@@ -1,6 +1,6 @@
-"""The part of ``deepcuts doctor`` that asks Kubernetes: server, Kubeflow, store, node pools, Katib.
+"""Check the cluster for ``deepcuts doctor``: server, Kubeflow, store, node pools, Katib.
 
-What a cluster lacks is no fault of this machine: only versions with known holes are marked ``missing``.
+Things missing in a cluster are not this machine's fault: only versions with known holes are ``missing``.
 """
 
 import re
@@ -19,25 +19,25 @@ from deepcuts.pipelines.kubeflow.pods import connected
 
 SECONDS = 5
 FLOORS = {"ml-pipeline": (2, 17), "workflow-controller": (3, 7, 15)}
-"""Oldest without the known holes: KFP's isolation of namespaces, Argo's CVE-2026-54526."""
+"""Oldest versions without known holes: KFP's isolation of namespaces, Argo's CVE-2026-54526."""
 INSTALL = "install Kubeflow Pipelines 2.17 (README, On a cluster)"
 OVERLAY = "kubectl apply -k manifests/overlays/laptop, or cloud"
 NOT_FOUND, FORBIDDEN = 404, 403
 KATIB = "kubeflow"
-"""Namespace of Katib's own, as manifests/katib and the pipeline tune_katib take it."""
+"""Katib's own namespace, as in manifests/katib and the pipeline tune_katib."""
 CONFIG, KEY, ALGORITHM = "katib-config", "katib-config.yaml", "asha"
-"""Where Katib 0.19 looks for the service of an algorithm, and ours; as components/tune_katib/register.py."""
+"""Where Katib 0.19 looks up an algorithm's service, and our entry (components/tune_katib/register.py)."""
 REGISTER = "kubectl apply -k manifests/katib"
 LABEL = "katib.kubeflow.org/metrics-collector-injection"
-"""Katib's webhook refuses an Experiment in a namespace where it is not enabled."""
+"""Katib's webhook refuses Experiments in namespaces without this label."""
 LAUNCHER, KFP_STORE = "kfp-launcher", "minio-service:9000"
-"""KFP 2.17's settings of its launcher, and the store it uses where they name none."""
+"""KFP 2.17's launcher settings, and the store it uses if they name none."""
 MAX_IMAGES = 50
-"""A kubelet names no more of its images than these, the largest ones."""
+"""A kubelet lists at most this many images, the largest ones."""
 
 
 def examine(pools: Mapping[str, NodePool], namespace: str) -> Iterator[Finding]:
-    """Check the cluster of this kubeconfig; returns findings in the order in which to fix them."""
+    """Check the cluster of this kubeconfig; yield findings in the order in which to fix them."""
     if not connected():
         yield Finding("cluster", "no kubeconfig: deepcuts run needs none")
         return
@@ -68,11 +68,11 @@ def examine(pools: Mapping[str, NodePool], namespace: str) -> Iterator[Finding]:
 
 
 def _looked(read: Callable[..., Any], *words: str) -> tuple[Any, str]:
-    """Return (what was read, or None; why it was not)."""
+    """Return (result, or None; why there is none)."""
     try:
         return read(*words, _request_timeout=SECONDS), ""
     except client.ApiException as error:
-        why = {NOT_FOUND: "missing", FORBIDDEN: "this user may not look"}
+        why = {NOT_FOUND: "missing", FORBIDDEN: "this user may not read it"}
         return None, why.get(error.status, f"HTTP {error.status}")
 
 
@@ -88,7 +88,7 @@ def _deployment(apps: client.AppsV1Api, namespace: str, name: str) -> Finding:
         return Finding(
             name, state, "version unknown: check that it is " + ".".join(map(str, floor)) + " or later"
         )
-    digits = re.match(r"[\d.]*\d", tag)  # what follows, as in 3.7.15-fips, is no part of a version
+    digits = re.match(r"[\d.]*\d", tag)  # without a suffix, as in 3.7.15-fips
     if digits and Version(digits[0]).release < floor:
         return Finding(name, state, f"upgrade to {'.'.join(map(str, floor))} or later", missing=True)
     return Finding(name, state, "" if found.status.ready_replicas else f"kubectl -n {namespace} describe pod")
@@ -100,16 +100,16 @@ def _thing(subject: str, read: Callable[..., Any], name: str, namespace: str, fi
 
 
 def _keys(read: Callable[..., Any], name: str, keys: set[str], namespace: str, fix: str) -> Finding:
-    """Return a Secret or ConfigMap that steps take variables from; its values are not shown."""
+    """Check a Secret or ConfigMap from which steps take variables, without showing its values."""
     found, why = _looked(read, name, namespace)
     if not found:
         return Finding(name, why, fix if why == "missing" else "")
     absent = sorted(keys - set(found.data or {}))
-    return Finding(name, f"lacks {', '.join(absent)}" if absent else "there", fix if absent else "")
+    return Finding(name, f"lacks {', '.join(absent)}" if absent else "present", fix if absent else "")
 
 
 def _one_store(core: client.CoreV1Api, namespace: str) -> Iterator[Finding]:
-    """Yield whether steps and KFP's launcher use one store: each reads what the other wrote."""
+    """Check that steps and KFP's launcher use the same store, as each reads what the other writes."""
     ours, _ = _looked(core.read_namespaced_config_map, pods.SETTINGS, namespace)
     theirs, _ = _looked(core.read_namespaced_config_map, LAUNCHER, namespace)
     if not ours or "endpoint" not in (ours.data or {}):
@@ -128,7 +128,7 @@ def _one_store(core: client.CoreV1Api, namespace: str) -> Iterator[Finding]:
 
 
 def _host(endpoint: str, namespace: str) -> str:
-    """Return ``service.namespace:port`` of an endpoint, however much of a cluster's name it says."""
+    """Return ``service.namespace:port`` of an endpoint, with or without the cluster's domain."""
     address = endpoint.partition("://")[2] or endpoint
     host, _, port = address.rstrip("/").partition(":")
     host = host.removesuffix(".cluster.local").removesuffix(".svc")
@@ -136,7 +136,7 @@ def _host(endpoint: str, namespace: str) -> str:
 
 
 def _pools(nodes: Sequence[client.V1Node], pools: Mapping[str, NodePool]) -> Iterator[Finding]:
-    """Yield whether nodes of each pool exist, have its device, and are kept free by a taint."""
+    """Check that nodes of each pool exist, have its device, and have a taint."""
     for pool in pools.values():
         subject = f"pool {pool.name}"
         mine = [n for n in nodes if pool.selector.items() <= (n.metadata.labels or {}).items()]
@@ -160,7 +160,7 @@ def _pools(nodes: Sequence[client.V1Node], pools: Mapping[str, NodePool]) -> Ite
 
 
 def _katib(core: client.CoreV1Api, nodes: Sequence[client.V1Node], namespace: str) -> Iterator[Finding]:
-    """Yield whether a search on many nodes would start: Katib, our algorithm and its image, the namespace."""
+    """Check what a search on many nodes needs: Katib, our algorithm and its image, the namespace."""
     read = client.ApiextensionsV1Api().read_custom_resource_definition
     found, why = _looked(read, "experiments.kubeflow.org")
     if not found:
@@ -177,11 +177,11 @@ def _katib(core: client.CoreV1Api, nodes: Sequence[client.V1Node], namespace: st
 
 
 def _algorithm(core: client.CoreV1Api, nodes: Sequence[client.V1Node]) -> Finding:
-    """Return whether Katib knows our search algorithm, and whether a node can start its service."""
+    """Check that Katib knows our search algorithm, and that a node can start its service."""
     subject = f"algorithm {ALGORITHM}"
     config, why = _looked(core.read_namespaced_config_map, CONFIG, KATIB)
     if not config:
-        fix = f"Katib is elsewhere: give its namespace in manifests/katib/kustomization.yaml, then {REGISTER}"
+        fix = f"if Katib is elsewhere, give its namespace in manifests/katib/kustomization.yaml; {REGISTER}"
         return Finding(subject, f"{CONFIG} in {KATIB}: {why}", fix if why == "missing" else "")
     try:
         entries = yaml.safe_load((config.data or {})[KEY])["runtime"]["suggestions"]
@@ -194,7 +194,7 @@ def _algorithm(core: client.CoreV1Api, nodes: Sequence[client.V1Node]) -> Findin
     lacking = [n.metadata.name for n in nodes if _open(n) and not _has(n, images[0])]
     if images[0].startswith("localhost/") and lacking:
         fix = (
-            f"kind load docker-image {images[0]}, or as your nodes take images; else push it, give newName "
+            f"kind load docker-image {images[0]}, or load it into your nodes; else push it, set newName "
             f"and newTag in manifests/katib/kustomization.yaml, then {REGISTER}"
         )
         return Finding(subject, f"{images[0]} is not on {', '.join(lacking[:3])}, nor in a registry", fix)
@@ -202,11 +202,11 @@ def _algorithm(core: client.CoreV1Api, nodes: Sequence[client.V1Node]) -> Findin
 
 
 def _open(node: client.V1Node) -> bool:
-    """Return whether a pod without tolerations may land there."""
+    """Tell whether a pod without tolerations may land there."""
     return not any(taint.effect in ("NoSchedule", "NoExecute") for taint in node.spec.taints or [])
 
 
 def _has(node: client.V1Node, image: str) -> bool:
-    """Return whether it lists ``image``, or has too many to list."""
+    """Tell whether the node lists ``image``, or has too many images to list."""
     listed = node.status.images or []
     return len(listed) >= MAX_IMAGES or any(image in (held.names or []) for held in listed)

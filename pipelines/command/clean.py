@@ -1,4 +1,4 @@
-"""What runs leave behind and nothing needs any more: found, with its size, and deleted when asked to."""
+"""Find what runs leave behind and nothing needs any more, with sizes, and delete it on request."""
 
 import contextlib
 import fcntl
@@ -35,7 +35,7 @@ class Leftover(NamedTuple):
     name: str
     bytes: int
     days: float | None
-    """Age; None where only its number decides."""
+    """Age; None if only its number decides."""
     delete: Callable[[], None]
 
 
@@ -43,12 +43,12 @@ def clean(
     folder: Folder = Path("runs"),
     store: Releases = RELEASES,
     older_days: Annotated[
-        float, typer.Option(min=0, help="Runs, cache entries and ended trainings must be older.")
+        float, typer.Option(min=0, help="Minimum age of runs, cache entries and ended trainings.")
     ] = 30.0,
     keep_releases: Annotated[
-        int, typer.Option(min=2, help="Releases of each name that stay; 2 is what a rollback needs.")
+        int, typer.Option(min=2, help="Releases of each name to keep; a rollback needs 2.")
     ] = 3,
-    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it only the list is shown.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it, only list.")] = False,
 ) -> None:
     """Delete old runs, cache entries, checkpoints of ended trainings and releases out of service."""
     found = leftovers(folder, open_store(store), older_days, keep_releases)
@@ -72,13 +72,13 @@ def clean(
 
 
 def leftovers(folder: Path, store: Store, older_days: float, keep_releases: int) -> list[Leftover]:
-    """List everything that may go, by kind. Nothing of a run, or a training, that is still going on.
+    """List everything that may be deleted, by kind, except of runs and trainings still under way.
 
     Args:
-        folder: Of runs, with their cache.
-        store: With trainings and releases.
-        older_days: Age from which runs, cache entries and ended trainings may go.
-        keep_releases: Newest releases of a name that stay, of those that rollbacks have left.
+        folder: Folder of runs and their cache.
+        store: Store with trainings and releases.
+        older_days: Minimum age of runs, cache entries and ended trainings.
+        keep_releases: Newest releases of a name to keep, among those that rollbacks have left.
     """
     return [
         *old_runs(folder, older_days),
@@ -90,9 +90,9 @@ def leftovers(folder: Path, store: Store, older_days: float, keep_releases: int)
 
 
 def old_runs(folder: Path, older_days: float) -> Iterator[Leftover]:
-    """List folders of runs whose record has not changed for so long and that no process holds."""
+    """Yield the folders of runs with a record older than ``older_days`` that no process holds."""
     for path in sorted(folder.glob("*/run.json")):
-        # a record of another version is not ours to delete; another process may be cleaning as well
+        # records of another version are not ours to delete; another process may be cleaning, too
         with contextlib.suppress(ValueError, FileNotFoundError):
             days = _days(path)
             run_record.read(path.parent)
@@ -101,7 +101,7 @@ def old_runs(folder: Path, older_days: float) -> Iterator[Leftover]:
 
 
 def cache_entries(folder: Path, older_days: float) -> Iterator[Leftover]:
-    """List entries that no run has taken for so long."""
+    """Yield entries that no run has used for ``older_days``."""
     for path in sorted(folder.glob("[0-9a-f]*")):
         with contextlib.suppress(FileNotFoundError):
             if (days := _days(path / "entry.json")) > older_days:
@@ -109,7 +109,7 @@ def cache_entries(folder: Path, older_days: float) -> Iterator[Leftover]:
 
 
 def unfinished(folder: Path) -> Iterator[Leftover]:
-    """List what killed processes had begun to write."""
+    """Yield unfinished outputs of killed processes."""
     for path in sorted(folder.rglob(f"{files.STAGING}*")):
         with contextlib.suppress(FileNotFoundError):
             if (days := _days(path)) > STAGING_DAYS:
@@ -117,9 +117,9 @@ def unfinished(folder: Path) -> Iterator[Leftover]:
 
 
 def checkpoints(store: Store, older_days: float) -> Iterator[Leftover]:
-    """List checkpoints of trainings that ended: their last is in the model that they made.
+    """Yield checkpoints of ended trainings, whose result is in the model they made.
 
-    A larger budget of the same training starts from the beginning without them.
+    Without them, a larger budget of the same training starts from the beginning.
     """
     steps: dict[str, set[str]] = {}
     for key in store.list("trainings/"):
@@ -139,7 +139,7 @@ def checkpoints(store: Store, older_days: float) -> Iterator[Leftover]:
 
 
 def old_releases(store: Store, keep: int) -> Iterator[Leftover]:
-    """List the releases of each name but the ``keep`` newest that no rollback left."""
+    """Yield the releases of each name except the ``keep`` newest in its log."""
     versions: dict[str, set[str]] = {}
     for key in store.list("releases/"):
         match key.split("/"):
@@ -147,7 +147,7 @@ def old_releases(store: Store, keep: int) -> Iterator[Leftover]:
                 versions.setdefault(name, set()).add(version)
     for name, there in sorted(versions.items()):
         kept = [move.version for move in releases.in_service(releases.read(store, name))]
-        if kept:  # one that is being published is in no log yet
+        if kept:  # a release that is being published is in no log yet
             logged = {move.version for move in releases.read(store, name)}
             for version in sorted((there & logged) - set(kept[-keep:])):
                 prefixes = [f"releases/{name}/{version}"]
@@ -156,9 +156,9 @@ def old_releases(store: Store, keep: int) -> Iterator[Leftover]:
 
 
 def folders(place: Path) -> Iterator[Path]:
-    """List the folders below ``place``, the deepest first, but those in which a run has yet to write.
+    """Yield the folders below ``place``, deepest first, except those in which a run may still write.
 
-    A run that is under way makes a folder before it writes there.
+    A run under way creates a folder before writing to it.
     """
     for path, inner, names in os.walk(place, topdown=False):
         with contextlib.suppress(FileNotFoundError):
@@ -167,9 +167,9 @@ def folders(place: Path) -> Iterator[Path]:
 
 
 def prune(known: Iterable[Path]) -> None:
-    """Remove those of the folders that hold nothing by now; one that was made meanwhile is not among them."""
+    """Remove those of the known folders that are now empty."""
     for path in known:
-        with contextlib.suppress(OSError):  # it holds something
+        with contextlib.suppress(OSError):  # it is not empty
             path.rmdir()
 
 
@@ -188,7 +188,7 @@ def _entry(path: Path, days: float) -> Leftover:
 
 
 def _freed_bytes(path: Path) -> int:
-    """Count the bytes freed with a tree: files that hard links share with another run or cache stay."""
+    """Return the bytes freed with a tree, without files that hard links share with another run or cache."""
     stats = [p.lstat() for p in ([path] if path.is_file() else path.rglob("*")) if not p.is_dir()]
     here = Counter(stat.st_ino for stat in stats)
     once = {stat.st_ino: stat for stat in stats}.values()
@@ -196,7 +196,7 @@ def _freed_bytes(path: Path) -> int:
 
 
 def _stored_bytes(store: Store, prefixes: Sequence[str]) -> int:
-    """Count the bytes by their manifests; a torn one counts nothing."""
+    """Return the bytes by the manifests; a damaged one counts as 0."""
     total = 0
     for prefix in prefixes:
         with contextlib.suppress(FileNotFoundError, Torn):

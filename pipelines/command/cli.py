@@ -15,6 +15,7 @@ from deepcuts.pipelines.command import (
     export,
     init,
     kubeflow,
+    logs,
     plan,
     preview,
     release,
@@ -33,6 +34,7 @@ COMMANDS: dict[str, tuple[str, Callable[..., Any]]] = {
     "doctor": ("Start", plan.doctor),
     "run": ("Run", run.run),
     "report": ("Run", report.report),
+    "logs": ("Run", logs.logs),
     "ablate": ("Run", report.ablate),
     "clean": ("Run", clean.clean),
     "releases": ("Released models", release.list_releases),
@@ -41,14 +43,13 @@ COMMANDS: dict[str, tuple[str, Callable[..., Any]]] = {
     "rollback": ("Released models", release.rollback),
     "submit": ("Kubeflow", submit.submit),
     "runs": ("Kubeflow", kubeflow.list_runs),
-    "logs": ("Kubeflow", kubeflow.logs),
     "cancel": ("Kubeflow", kubeflow.cancel),
     "schedule": ("Kubeflow", kubeflow.schedule),
     "schedules": ("Kubeflow", kubeflow.schedules),
     "compile": ("Kubeflow", plan.compile_pipeline),
-    "schema": ("Kubeflow", init.schema),
+    "schema": ("Start", init.schema),
 }
-"""Every command by name: the heading of help it stands under, and what it runs."""
+"""Every command by name, with its heading in the help and its function."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -56,7 +57,7 @@ app = typer.Typer(
     help=__doc__,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Start: deepcuts init. Manual: docs/ of the repository. Exit codes: 2 settings, 3 data or "
-    "something that is not there, 4 store, network or memory, 5 refused by a gate.",
+    "something missing, 4 store, network or memory, 5 refused by a gate.",
 )
 for _name, (_panel, _call) in COMMANDS.items():
     app.command(_name, cls=Command, rich_help_panel=_panel, add_help_option=_name != "run")(
@@ -79,12 +80,12 @@ def start(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Take what stands before the name of a command; the version is printed by its own callback."""
+    """Accept the options before a command's name; the version is printed by its callback."""
     out.level = level(quiet, verbose)
 
 
 def main() -> None:
-    """Run the command: what a user can fix is a message on stderr and an exit code, never a traceback."""
+    """Run the command; errors that a user can fix are a message on stderr and an exit code, no traceback."""
     out.level = Level.normal
     try:
         app()

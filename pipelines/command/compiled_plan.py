@@ -1,4 +1,4 @@
-"""What a compiled pipeline asks of its plan: the arguments of the step, of each model config.json alone."""
+"""Read a compiled pipeline's arguments for its plan, fetching only the config.json of each model."""
 
 import inspect
 from collections.abc import Mapping
@@ -11,39 +11,39 @@ from deepcuts.pipelines.run_file import places
 from deepcuts.pipelines.runner import pipeline_spec, spec_types
 
 OF_EACH_STEP = {"--receipt", "--executor-input"}
-"""Flags that any step takes."""
+"""Flags of every step."""
 OUTER = "pipelinechannel--"
-"""Before the name of a pipeline's parameter inside an exit handler or a condition."""
+"""Prefix of a pipeline's parameter inside an exit handler or a condition."""
 
 
 class PlanArguments(NamedTuple):
-    """What the step ``plan`` would be given in the run."""
+    """Arguments of the step ``plan`` in the run."""
 
     given: dict[str, Any]
-    """By name, decoded."""
+    """Decoded values by name."""
     bases: dict[str, Path]
-    """Folder with the config.json of each model that is fetched, by the task that fetches it."""
+    """Folder with the config.json of each fetched model, by the task that fetches it."""
 
 
 def folders(leaf: pipeline_spec.Leaf) -> set[str]:
-    """Return the components that a task runs, by the names of their folders."""
+    """Return the folder names of the components a task runs."""
     return {module.split(".")[2] for module in pipeline_spec.steps(leaf).values()}
 
 
 def is_planned(pipeline: spec_types.Pipeline) -> bool:
-    """Return whether a task of the pipeline plans a training."""
+    """Tell whether a task of the pipeline plans a training."""
     return any("plan" in folders(leaf) for _, leaf in pipeline_spec.leaves(pipeline))
 
 
 def models(pipeline: spec_types.Pipeline) -> list[str]:
-    """Return the parameters that say where the models are that the plan is about."""
+    """Return the parameters with the URIs of the models in the plan."""
     leaves = dict(pipeline_spec.leaves(pipeline))
     sources = [leaves[name].task.inputs.parameters["uri"] for name in _fetched(leaves)]
     return [name.removeprefix(OUTER) for each in sources if (name := each.component_input_parameter)]
 
 
 def inputs(leaf: pipeline_spec.Leaf, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the inputs of a task that are known before the run: constants, and the pipeline's ``values``."""
+    """Return the inputs of a task known before the run: constants and the pipeline's ``values``."""
     found: dict[str, Any] = {}
     for name, source in leaf.task.inputs.parameters.items():
         outer = source.component_input_parameter.removeprefix(OUTER)
@@ -55,13 +55,13 @@ def inputs(leaf: pipeline_spec.Leaf, values: Mapping[str, Any]) -> dict[str, Any
 
 
 def arguments(pipeline: spec_types.Pipeline, values: Mapping[str, Any], scratch: Path) -> PlanArguments:
-    """Return what the plan of a run with these ``values`` is given, but for what the tasks before it spend.
+    """Return the arguments of the plan of a run with ``values``, except the charges of tasks before it.
 
     Raises:
-        ValueError: nothing plans in the run, or not as this version does; a value is of the wrong kind.
-        FileNotFoundError, StoreError: a model's config.json is not there.
+        ValueError: the run has no planning task or one of another version; a value has the wrong type.
+        FileNotFoundError, StoreError: a model's config.json is missing.
     """
-    from deepcuts.pipelines.runner import placeholders  # with its CEL library 0.4 s
+    from deepcuts.pipelines.runner import placeholders  # its CEL library takes 0.4 s to import
 
     leaves = dict(pipeline_spec.leaves(pipeline))
     leaf = next((leaf for leaf in leaves.values() if "plan" in folders(leaf)), None)
@@ -91,10 +91,10 @@ def arguments(pipeline: spec_types.Pipeline, values: Mapping[str, Any], scratch:
 
 
 def config_folder(parameter: str, uri: str, folder: Path) -> Path:
-    """Return a folder with the config.json of the model at ``uri``; nothing else is downloaded.
+    """Return a folder with the config.json of the model at ``uri``, downloading nothing else.
 
     Raises:
-        ValueError, FileNotFoundError, StoreError: it is not there, or may not be read.
+        ValueError, FileNotFoundError, StoreError: it is missing or may not be read.
     """
     if path := places.local(uri):
         return path.resolve()
@@ -108,7 +108,7 @@ def config_folder(parameter: str, uri: str, folder: Path) -> Path:
 
 
 def _fetched(leaves: Mapping[str, pipeline_spec.Leaf]) -> list[str]:
-    """Return the tasks whose models the plan is given."""
+    """Return the tasks that fetch the models of the plan."""
     of_plan = [leaf.task.inputs.artifacts.values() for leaf in leaves.values() if "plan" in folders(leaf)]
     sources = [artifact.task_output_artifact for one in of_plan for artifact in one]
     producers = {source.producer_task for source in sources if source}
@@ -116,7 +116,7 @@ def _fetched(leaves: Mapping[str, pipeline_spec.Leaf]) -> list[str]:
 
 
 def _flags(leaf: pipeline_spec.Leaf) -> dict[str, str]:
-    """Return the flags of the step ``plan`` as they are compiled, alone or in a chain."""
+    """Return the compiled flags of the step ``plan``, alone or in a chain."""
     assert leaf.executor.container
     args = leaf.executor.container.args
     if chain.PART in args:

@@ -1,4 +1,4 @@
-"""What is shown at the end of a run."""
+"""Print the conclusion of a run."""
 
 import re
 import shutil
@@ -22,8 +22,8 @@ from deepcuts.pipelines.command.options import out
 from deepcuts.pipelines.command.screen import Level
 from deepcuts.pipelines.runner.run_record import RunRecord
 
-PROGRESS = re.compile(r"(\d+%  [\d,]+ of [\d,]+ [a-z ]*[a-z])")
-"""How training and scoring say how far they are."""
+PROGRESS = re.compile(r"(\d+%  [\d,]+ of [\d,]+ [a-z ]*[a-z]|\w+: part \d+ of \d+)")
+"""How training and scoring say how far they are, and a chain which of its steps it runs."""
 ONE_LINE = 160
 COLOURS = {
     "released": "green",
@@ -36,13 +36,13 @@ COLOURS = {
 
 
 def pools_of(arguments: Mapping[str, Any]) -> dict[str, NodePool]:
-    """Return the node pools that a run was given, else today's."""
+    """Return the node pools given to a run, else the current ones."""
     given = arguments.get("nodepools")
     return nodepools.parse(given) if given else pools.read()
 
 
 def ledger_folder(record: RunRecord, folder: Path) -> Path | None:
-    """Return where the run's ledger lies."""
+    """Return the folder of the run's ledger."""
     for name, task in record.tasks.items():
         if task.step == "ledger" and task.status == "done":
             return folder / "tasks" / name / "outputs"
@@ -55,14 +55,14 @@ def page(outputs: Path, folder: Path) -> Path:
 
 
 def conclude(record: RunRecord, folder: Path, pools: Mapping[str, NodePool]) -> None:
-    """Print what a run did: tasks, failures, release, cuts, cost, answers, and what to type next."""
+    """Print the result of a run: tasks, failures, release, cuts, cost, answers, and the next command."""
     outputs = ledger_folder(record, folder)
     book = read_ledger(outputs) if outputs else None
     if out.level is not Level.quiet:
         out.print(progress_table.summary(record, folder, pools, book))
     for name, task in record.tasks.items():
         if task.status == "failed":
-            out.print(Text(f"{task.name} {progress_table.state(task)}: {task.message}", "red"))
+            out.print(Text(f"{task.name} {progress_table.state(task)}: {why(task.message)}", "red"))
             out.print(f"log: {folder / 'tasks' / name / 'stderr.log'}", highlight=False, soft_wrap=True)
     if record.status == "interrupted":
         out.print(Text(interruption(record), "yellow"), soft_wrap=True)
@@ -72,16 +72,15 @@ def conclude(record: RunRecord, folder: Path, pools: Mapping[str, NodePool]) -> 
             out.print(line, highlight=False, soft_wrap=True)
         out.print(f"report: {page(outputs, folder)}", highlight=False, soft_wrap=True)
     if release := released(record, folder):
-        for text in (
-            f"released: {release}",
-            f"deepcuts chat {release}",
-            f"deepcuts export {release} --as gguf --to FOLDER    # hf, adapter; docs/serving.md serves it",
-        ):
-            out.print(Text(text), soft_wrap=True)
+        if not book:  # which says both itself
+            out.print(Text(f"released: {release}"), soft_wrap=True)
+            out.print(Text(f"deepcuts chat {release}"), soft_wrap=True)
+        export = f"deepcuts export {release} --as gguf --to FOLDER"
+        out.print(Text(f"{export}    # hf, adapter; docs/serving.md serves it"), soft_wrap=True)
 
 
 def released(record: RunRecord, folder: Path) -> str | None:
-    """Return the URI of what the run released; None where it released nothing."""
+    """Return the URI of the run's release; None if it released nothing."""
     for name, task in record.tasks.items():
         path = folder / "tasks" / name / "outputs" / "receipt"
         found = receipts.read(path).facts.get("release") if task.status == "done" and path.is_file() else None
@@ -91,7 +90,7 @@ def released(record: RunRecord, folder: Path) -> str | None:
 
 
 def interruption(record: RunRecord) -> str:
-    """Say in one line where a run stopped and what to do."""
+    """Tell in one line where a run stopped and what to do."""
     stopped = [
         f"{task.name}{_progress(task.message)}"
         for task in record.tasks.values()
@@ -101,6 +100,12 @@ def interruption(record: RunRecord) -> str:
     return f"interrupted{where}: run the same command to resume"
 
 
+def why(message: str) -> str:
+    """Return what the last lines of a task's log say, without how far it was."""
+    said = [line for line in message.splitlines() if not PROGRESS.match(line)]
+    return "\n".join(said) or message
+
+
 def _progress(message: str) -> str:
     """Return the last ``36%  161,425 of 447,633 tokens`` of a task's log, in brackets."""
     found = PROGRESS.findall(message)
@@ -108,7 +113,7 @@ def _progress(message: str) -> str:
 
 
 def read_ledger(outputs: Path) -> Ledger | None:
-    """Return the ledger of a run; None where another version wrote it."""
+    """Read the ledger of a run; None if another version wrote it."""
     try:
         return msgspec.json.decode(current((outputs / "ledger" / "ledger.json").read_bytes()), type=Ledger)
     except MALFORMED:
@@ -116,11 +121,12 @@ def read_ledger(outputs: Path) -> Ledger | None:
 
 
 def lines(rows: Sequence[Charge], book: Ledger) -> list[Text]:
-    """Return the outcome of a run: release, quality, cuts, cost, savings, two answers, what to type next."""
+    """Return the outcome of a run: release, quality, cuts, cost, savings, two answers, the next command."""
     colour = COLOURS[outcome.status(rows)]
     said = [Text(outcome.headline(rows, book), f"bold {colour}")]
+    said += [Text(length) for length in outcome.lengths(rows)]
     for measured in outcome.quality(book):
-        interval = f"  (95 % interval {measured.range})" if measured.range else ""
+        interval = f"  (95\u00a0% interval {measured.range})" if measured.range else ""
         said.append(Text(f"{measured.name}: {measured.before or '–'} -> {measured.after or '–'}{interval}"))
     said.append(Text(f"against before: {book.verdict}"))
     for card in outcome.cut_cards(rows):
@@ -129,7 +135,7 @@ def lines(rows: Sequence[Charge], book: Ledger) -> list[Text]:
             said.append(Text.assemble((f"{card.outcome:8}", COLOURS[card.outcome]), " ", text))
     if off := sorted({card.name for card in outcome.cut_cards(rows) if card.outcome == "off"}):
         said.append(Text(f"off      {', '.join(off)}", "dim"))
-    wasted = f", of it wasted {formatting.cost(book.wasted)}" if book.wasted.node_seconds else ""
+    wasted = f", {formatting.cost(book.wasted)} of it wasted" if book.wasted.node_seconds else ""
     said.append(Text(f"cost: {formatting.cost(book.total)} by price list, not this machine's{wasted}"))
     said += [Text(f"saved, {each.how}: {each.what}") for each in outcome.savings(rows, book)]
     for each in book.samples[:2]:
@@ -138,7 +144,7 @@ def lines(rows: Sequence[Charge], book: Ledger) -> list[Text]:
             Text(f"  {name:7}{formatting.short(answer, ONE_LINE) or '(nothing)'}")
             for name, answer in each.said.items()
         ]
-    if outcome.status(rows) != "released":
+    if outcome.status(rows) == "nothing released":  # else the first line says it
         said.append(Text(f"{book.verdict}: {book.next_action}"))
     said.append(Text(f"next: {outcome.next_command(rows, book)}", "bold"))
     return said

@@ -1,4 +1,4 @@
-"""Ask before a run may cost more than its ``confirm_above_usd``."""
+"""Ask for confirmation if a run may cost more than its ``confirm_above_usd``."""
 
 import sys
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ from deepcuts.pipelines.runner import spec_types
 def ask(
     pipeline: spec_types.Pipeline, given: Mapping[str, Any], arguments: Mapping[str, Any], yes: bool
 ) -> None:
-    """Plan the run where ``given`` has a limit, and ask if its p90 is above that, or a part of it unknown.
+    """Plan the run if ``given`` has a limit, and ask if its p90 is above it or partly unknown.
 
     Raises:
-        ValueError: there is nobody to ask, or the pipeline cannot be planned.
+        ValueError: nobody can answer, or the pipeline cannot be planned.
         typer.Abort: the answer is no.
     """
     limit = settings.confirm_above_usd(given)

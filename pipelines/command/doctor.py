@@ -1,4 +1,4 @@
-"""Doctor: what is missing here, and how to fix it."""
+"""Doctor: find what is missing on this machine, and how to fix it."""
 
 import datetime
 import importlib.metadata
@@ -31,17 +31,17 @@ CHECKED = {
     "jinja2": "",
     "matplotlib": "",
 }
-"""Packages whose versions matter, and the extra that brings them, if any; pyproject.toml says why."""
+"""Packages whose versions matter, and the extra that installs them, if any; pyproject.toml says why."""
 SECONDS = 5.0
 OLD_DAYS = 90
-"""A node price older than this is worth another look."""
+"""A node price older than this should be checked."""
 
 
 class Finding(NamedTuple):
     subject: str
     state: str
     fix: str = ""
-    """What to do; empty when all is well."""
+    """What to do; empty if all is well."""
     missing: bool = False
     """Steps cannot run without it."""
 
@@ -49,7 +49,7 @@ class Finding(NamedTuple):
 def examine(
     pools: Mapping[str, NodePool], environment: Mapping[str, str], today: datetime.date
 ) -> list[Finding]:
-    """Check this machine; returns findings in the order in which to fix them."""
+    """Check this machine; yield findings in the order in which to fix them."""
     return [python(), *packages(), *store(environment), device(), *prices(pools, today)]
 
 
@@ -81,7 +81,7 @@ def packages() -> Iterator[Finding]:
 
 
 def requirements() -> dict[str, SpecifierSet]:
-    """Return what this project asks of the packages in CHECKED, as its metadata says."""
+    """Return the required versions of the packages in CHECKED, from the package metadata."""
     asked = [Requirement(text) for text in importlib.metadata.requires("deepcuts") or []]
     return {
         one.name: one.specifier
@@ -92,7 +92,7 @@ def requirements() -> dict[str, SpecifierSet]:
 
 
 def store(environment: Mapping[str, str]) -> Iterator[Finding]:
-    """Yield whether the S3 endpoint answers at all; nothing is asked where none is set."""
+    """Check that the S3 endpoint answers, if one is set."""
     endpoint = environment.get("S3_ENDPOINT")
     if not endpoint:
         yield Finding("store", "S3_ENDPOINT is not set: runs keep their checkpoints under --runs")
@@ -114,10 +114,10 @@ def store(environment: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def exclusive(url: str) -> Finding:
-    """Return whether the store keeps a second writer out, which leases and the log of releases rest on."""
+    """Check that the store refuses a second writer, as leases and the log of releases require."""
     subject = "exclusive writes"
     if not url.startswith(("s3://", "minio://")):
-        return Finding(subject, "not tried", "set DEEPCUTS_STORE to s3://BUCKET/PREFIX to have it tried")
+        return Finding(subject, "not tried", "set DEEPCUTS_STORE to s3://BUCKET/PREFIX to try it")
     store = open_store(url, outage_seconds=SECONDS)
     assert isinstance(store, S3Store)
     try:
@@ -128,11 +128,11 @@ def exclusive(url: str) -> Finding:
 
 
 def device() -> Finding:
-    """Return what training would run on."""
+    """Return the device for training."""
     cores = f"{os.cpu_count()} CPU cores"
     if not importlib.util.find_spec("torch"):
         return Finding("device", cores)
-    import torch  # seconds, and only this command wants to know
+    import torch  # takes seconds, and only this command needs it
 
     if not torch.cuda.is_available():
         return Finding("device", f"{cores}, no CUDA device")
@@ -143,15 +143,13 @@ def device() -> Finding:
 
 
 def prices(pools: Mapping[str, NodePool], today: datetime.date) -> Iterator[Finding]:
-    """Yield how far the node prices can be trusted."""
+    """Check how reliable the node prices are."""
     for pool in pools.values():
         subject = f"price of {pool.name}"
         if pool.usd_per_hour is None:
-            yield Finding(
-                subject, "unknown", "set usd_per_hour in nodepools.yaml, or live with unknown costs"
-            )
+            yield Finding(subject, "unknown", "set usd_per_hour in nodepools.yaml, or accept unknown costs")
             continue
         age = (today - datetime.date.fromisoformat(pool.price_date)).days
         state = f"${pool.usd_per_hour}/h, {pool.price_source}, {age} days old"
         doubtful = age > OLD_DAYS or "assumed" in pool.price_source
-        yield Finding(subject, state, "put in what you pay in nodepools.yaml" if doubtful else "")
+        yield Finding(subject, state, "set what you pay in nodepools.yaml" if doubtful else "")

@@ -1,4 +1,4 @@
-"""Export: a release elsewhere, verified, in the format that a server there loads."""
+"""Export a release, verified, in the format that a server loads."""
 
 import shutil
 import tempfile
@@ -16,7 +16,7 @@ from deepcuts.pipelines.command.options import RELEASES, Releases, out
 
 
 class ExportFormat(StrEnum):
-    """What a release is exported as."""
+    """Formats of an export."""
 
     hf = "hf"
     gguf = "gguf"
@@ -25,7 +25,7 @@ class ExportFormat(StrEnum):
 
 
 class GgufType(StrEnum):
-    """Number formats of a GGUF file (``components/gguf/convert.py``; tests hold the two together)."""
+    """Number formats of a GGUF file (the same as in ``components/gguf/convert.py``, by a test)."""
 
     F16 = "F16"
     Q8_0 = "Q8_0"
@@ -51,8 +51,8 @@ def export(
     """Copy a release, verified, to a folder or a bucket, in the format that a server loads.
 
     Raises:
-        FileExistsError: the folder is there and not empty.
-        ValueError: llama.cpp does not take the model, or is not installed.
+        FileExistsError: the folder exists and is not empty.
+        ValueError: llama.cpp does not support the model, or is not installed.
     """
     target = Path(to)
     if "://" not in to and target.exists() and any(target.iterdir()):
@@ -68,11 +68,11 @@ def export(
 
 
 def _write(release: Path, folder: Path, form: ExportFormat, kind: GgufType) -> str:
-    """Write the release to ``folder``; returns what there is to say about it, with a comma before."""
+    """Write the release to ``folder``; return a note on it, starting with a comma."""
     if form is ExportFormat.hf:
         shutil.copytree(release, folder, ignore=shutil.ignore_patterns(MANIFEST))
         return ""
-    from deepcuts.components.gguf import folders  # torch takes seconds, which other commands do not wait for
+    from deepcuts.components.gguf import folders  # takes seconds to import
 
     folder.mkdir()
     if form is ExportFormat.gguf:

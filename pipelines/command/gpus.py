@@ -1,4 +1,4 @@
-"""GPUs that people have, by the figures of their makers' data sheets: what ``plan`` predicts hours from."""
+"""Common GPUs with figures from data sheets, from which ``plan`` predicts hours."""
 
 import difflib
 import shutil
@@ -12,7 +12,7 @@ class Gpu(NamedTuple):
     name: str
     memory_bytes: int
     flops_per_second: float
-    """Dense matrix products in ``precision``, the one that recipe.precision auto takes there."""
+    """Dense matrix products in ``precision``, the one that recipe.precision auto uses there."""
     memory_bytes_per_second: float
     precision: str = "bf16"
 
@@ -27,7 +27,7 @@ GPUS = {
         Gpu("A40", 44 * GIB, 1.497e14, 6.96e11),
         Gpu("L40", 44 * GIB, 1.81e14, 8.64e11),
         Gpu("L40S", 44 * GIB, 3.62e14, 8.64e11),
-        Gpu("RTX-3090", 23 * GIB, 7.1e13, 9.36e11),  # consumer cards: half the rate where sums are in fp32
+        Gpu("RTX-3090", 23 * GIB, 7.1e13, 9.36e11),  # consumer cards: half the rate with fp32 accumulation
         Gpu("RTX-4090", 23 * GIB, 1.65e14, 1.008e12),
         Gpu("RTX-A6000", 47 * GIB, 1.548e14, 7.68e11),
         Gpu("A100-40GB", 39 * GIB, 3.12e14, 1.555e12),
@@ -38,9 +38,9 @@ GPUS = {
         Gpu("B200", 178 * GIB, 2.25e15, 7.7e12),
     )
 }
-"""Memory is a little below the name's, as drivers report it; SXM where a card comes in several forms.
+"""Memory is as drivers report it, a little below the name's; SXM if a card has several forms. Rates are from
 
-Rates are NVIDIA's data sheets and whitepapers, without their factor 2 for sparsity."""
+NVIDIA's data sheets and whitepapers, without their factor of 2 for sparsity."""
 
 
 def named(name: str) -> Gpu:
@@ -54,14 +54,14 @@ def named(name: str) -> Gpu:
         near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
         hint = f"did you mean {known[near[0]].name!r}?" if near else f"known: {', '.join(GPUS)}"
         raise ValueError(
-            f"--gpu {name!r}: not in the table: {hint}; or take none and put your card's figures into "
+            f"--gpu {name!r}: not in the table: {hint}; or give none and put your card's figures into "
             "nodepools.yaml"
         )
     return known[name.lower()]
 
 
 def found() -> str:
-    """Return the name of this machine's GPU in the table; empty where there is none, or another one."""
+    """Return the table's name of this machine's GPU; empty if there is none or it is not in the table."""
     if not shutil.which("nvidia-smi"):
         return ""
     asked = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]

@@ -1,4 +1,4 @@
-"""From nothing to a run: a commented run.yaml, node pools with one's own GPU, a schema for the editor."""
+"""Write a commented run.yaml, node pools with the user's GPU, and a schema for editors."""
 
 import datetime
 import enum
@@ -37,11 +37,11 @@ MEASURES = {
 }
 EXAMPLE_RECIPE = """\
   learning_rate: 5e-3          # the example's base has a million weights; the default follows a model's width
-  budget_tokens: 450000        # where training stops, counted over all epochs
+  budget_tokens: 450000        # where training stops, counted over all epochs; or epochs: 3
   tokens_per_step: 4096        # prompt and answer tokens of one optimizer step
 """
 OWN_RECIPE = """\
-  budget_tokens: 1000000       # where training stops, counted over all epochs; rate and step size follow
+  budget_tokens: 1000000       # where training stops; or epochs: 3; rate and step size follow
 """
 
 
@@ -54,12 +54,12 @@ def init(
     where: Annotated[Where | None, typer.Option(help="On this machine, or on Kubeflow.")] = None,
     gpu: Annotated[str, typer.Option(help=f"Your GPU: {', '.join(gpus.GPUS)}; none.")] = "",
     usd_per_hour: Annotated[
-        float | None, typer.Option(min=0, help="What a node with it costs you an hour; else unknown.")
+        float | None, typer.Option(min=0, help="Price per hour of a node with it; else unknown.")
     ] = None,
-    folder: Annotated[Path, typer.Option("--in", help="Where the files go.")] = Path(),
-    force: Annotated[bool, typer.Option("--force", help="Write over files that are there.")] = False,
+    folder: Annotated[Path, typer.Option("--in", help="Folder for the files.")] = Path(),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
 ) -> None:
-    """Write run.yaml and nodepools.yaml for your model, data and GPU; asks for what no option says."""
+    """Write run.yaml and nodepools.yaml for your model, data and GPU; asks for missing options."""
     ask = sys.stdin.isatty()
     base = base or _asked("Base model (folder, ORG/NAME of the hub, s3://)", EXAMPLE_BASE, ask)
     data = data or _asked("Your examples (file, folder, ORG/NAME of a data set, s3://)", EXAMPLE_DATA, ask)
@@ -76,7 +76,7 @@ def init(
         SCHEMA: schema_text("finetune"),
     }
     if taken := [str(folder / name) for name in texts if (folder / name).exists() and not force]:
-        raise FileExistsError(f"{', '.join(taken)}: there already: give --in FOLDER, or --force")
+        raise FileExistsError(f"{', '.join(taken)}: exists already: give --in FOLDER, or --force")
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         (folder / name).write_text(text)
@@ -90,7 +90,7 @@ def schema(
     name: Name = "finetune",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: the screen.")] = None,
 ) -> None:
-    """Write the JSON schema of a pipeline's run.yaml, by which an editor completes and checks it."""
+    """Write the JSON schema of a pipeline's run.yaml, for completion and checks in an editor."""
     text = schema_text(name)
     if output:
         output.write_text(text)
@@ -105,18 +105,18 @@ def schema_text(name: str) -> str:
 
 
 def run_yaml(base: str, data: str, task: DataKind) -> str:
-    """Return a run file with what most people set, and what each line is for."""
+    """Return a run file with the most common settings and comments."""
     example = base == EXAMPLE_BASE
     return f"""\
 # yaml-language-server: $schema={SCHEMA}
-# Every key: deepcuts run finetune --help. Paths count from this file's folder.
+# All keys: deepcuts run finetune --help. Paths are relative to this file's folder.
 base_uri: {json.dumps(base)}
 data_uri: {json.dumps(data)}
 {MEASURES[task]}
 max_tokens: {256 if example else 512}                # longer examples are set aside
 max_examples: 200              # at most this many test examples are scored, before and after
 release_name: model            # deepcuts chat model
-nodepools: {POOLS}      # where steps run and what an hour there costs
+nodepools: {POOLS}      # where steps run, and prices per hour
 budget_usd: 0                  # above 0: refuse training that costs more; every pool then needs a price
 recipe:
   method: lora                 # or full
@@ -126,24 +126,22 @@ recipe:
 
 
 def nodepools_yaml(gpu: gpus.Gpu | None, usd_per_hour: float | None, today: datetime.date) -> str:
-    """Return node pools: this machine's processor, and the GPU, or the L4 of the project's own file.
+    """Return node pools: this machine's CPU, and the GPU, or the L4 of the project's own file.
 
-    Nothing is said of a price that nobody gave: null is unknown, and stays unknown in the ledger.
+    A price that was not given is null: unknown, and unknown in the ledger.
     """
     price = _price(usd_per_hour, today)
     cores = os.cpu_count() or 1
     card = gpu or gpus.GPUS["L4"]
     note = (
-        "your GPU"
-        if gpu
-        else "no GPU was named: an L4 stands here, which plan compares with; edit or ignore it"
+        "your GPU" if gpu else "no GPU was named: this is an L4, for plan to compare with; edit or ignore it"
     )
     cpu_speed = (
         f"flops_per_second: {cores * 6.3e10:.3g}  # fp32: 63 GFLOP/s a core were measured elsewhere\n"
         "  memory_bytes_per_second: 2.0e+10  # assumed"
     )
     text = f"""\
-# Where steps may run and what one node costs an hour; keep the names cpu, gpu and gpu-spot. On a cluster,
+# Where steps may run and what one node costs per hour; keep the names cpu, gpu and gpu-spot. On a cluster,
 # selector and tolerations are the labels and taints of your nodes (kubectl get nodes --show-labels).
 # usd_per_hour: what YOU pay for one whole node, with price_source and price_date; null is unknown, never 0.
 pools:
@@ -175,7 +173,7 @@ pools:
 
 
 def next_commands(folder: Path, where: Where) -> list[str]:
-    """Return what to type next."""
+    """Return the next commands to type."""
     run, found = (
         folder / RUN,
         [f"next: deepcuts preview finetune -f {folder / RUN}   # the data as it is read"],
@@ -195,7 +193,7 @@ def next_commands(folder: Path, where: Where) -> list[str]:
 
 
 def _asked(question: str, default: str, ask: bool, choices: tuple[str, ...] = ()) -> str:
-    """Return the answer of a person; the default where nobody is there to answer."""
+    """Return the user's answer, or the default if nobody can answer."""
     while ask:
         answer: str = typer.prompt(question, default=default)
         if not choices or answer in choices:

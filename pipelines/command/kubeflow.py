@@ -1,6 +1,5 @@
-"""Pipelines on a Kubeflow server: runs, logs, cancel; schedules."""
+"""List, cancel and schedule runs on a Kubeflow server."""
 
-import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from deepcuts.components.core.store import open_store
 from deepcuts.pipelines.command import remote
 from deepcuts.pipelines.command.options import (
     ROOT,
@@ -34,7 +32,7 @@ if TYPE_CHECKING:
     pass
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="Id, or its first characters.", show_default=False)]
-OfExperiment = Annotated[str, typer.Option("--experiment", help="Only of this one.")]
+OfExperiment = Annotated[str, typer.Option("--experiment", help="Only this experiment.")]
 
 
 def schedule(
@@ -42,7 +40,7 @@ def schedule(
     cron: Annotated[str, typer.Option(help="When, UTC: minute hour day month weekday.", show_default=False)],
     file: File = None,
     sets: Sets = [],  # noqa: B006
-    title: Annotated[str, typer.Option("--name", help="Of the schedule; one of that name is replaced.")] = "",
+    title: Annotated[str, typer.Option("--name", help="Schedule to create or replace.")] = "",
     host: Host = "",
     namespace: Namespace = "kubeflow",
     token: Token = "",
@@ -52,26 +50,26 @@ def schedule(
     root: Root = ROOT,
     yes: Yes = False,
 ) -> None:
-    """Run a pipeline on Kubeflow again and again: one run at a time, missed times are not made up."""
+    """Run a pipeline on Kubeflow on a schedule: one run at a time, missed times are not made up."""
     from deepcuts.pipelines.kubeflow.cron import six_fields
 
     problems = settings.lines_of(six_fields, cron)
     with tempfile.TemporaryDirectory() as scratch:
         package = Path(scratch) / "pipeline.yaml"
-        # no server is needed to find those
+        # before the server, which is not needed to find them
         arguments = remote.arguments(name, file, sets, root, package, None, problems, yes=yes)
         when = six_fields(cron)
         server = remote.login(host, namespace, token, cookies, ca_cert)
         title = title or pipeline_spec.read(package).pipeline_info.name
         version = server.upload(package)
         replaced = server.schedule(version, title, arguments, experiment, root, when)
-    note = f", instead of {len(replaced)} of that name" if replaced else ""
+    note = f", replacing {len(replaced)} of that name" if replaced else ""
     out.print(f"schedule {title}: {when} (second first, UTC){note}", highlight=False)
 
 
 def schedules(
     delete: Annotated[
-        list[str], typer.Option("--delete", metavar="NAME", help="Delete those of this name or id.")
+        list[str], typer.Option("--delete", metavar="NAME", help="Delete those with this name or id.")
     ] = [],  # noqa: B006
     host: Host = "",
     namespace: Namespace = "kubeflow",
@@ -141,7 +139,7 @@ def list_runs(
         for run in server.recent(experiment, count)
     ]
     widths = [max(len(str(row[column])) for row in (head, *rows)) for column in range(len(head))]
-    for row in (head, *rows):  # not a rich table: what is cut off to fit cannot be given to another command
+    for row in (head, *rows):  # not a rich table, which would cut off ids that other commands need
         line = "  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True))
         out.print(Text(line.rstrip()), soft_wrap=True)
 
@@ -154,37 +152,8 @@ def cancel(
     cookies: Cookies = "",
     ca_cert: CaCert = "",
 ) -> None:
-    """Stop a run on Kubeflow; what its tasks saved stays, and submitting again resumes from it."""
+    """Stop a run on Kubeflow; submitting again resumes from what its tasks saved."""
     server = remote.login(host, namespace, token, cookies, ca_cert)
     run_id = server.find(run)
     server.cancel(run_id)
     out.print(f"{run_id} is being stopped", highlight=False, soft_wrap=True)
-
-
-def logs(
-    run: RunId,
-    task: Annotated[str, typer.Argument(metavar="TASK", help="Empty: of all.", show_default=False)] = "",
-    host: Host = "",
-    namespace: Namespace = "kubeflow",
-    token: Token = "",
-    cookies: Cookies = "",
-    ca_cert: CaCert = "",
-    root: Root = ROOT,
-) -> None:
-    """Show what the tasks of a run on Kubeflow wrote: from the store, or from pods that are still there."""
-    from deepcuts.pipelines.kubeflow import pods, run_outputs
-
-    server = remote.login(host, namespace, token, cookies, ca_cert)
-    run_id = server.find(run)
-    look = server.look(run_id)
-    pipeline = server.pipeline_of(look)
-    store = open_store(f"{root}/{pipeline}") if os.environ.get("S3_ENDPOINT") else None
-    found = run_outputs.logs(store, run_id, pods.RunPods(namespace, run_id), task)
-    if not found:
-        raise FileNotFoundError(
-            f"no log of {task or 'any task'} of run {look.display_name} ({run_id}): name a task as in its "
-            "graph, and set S3_ENDPOINT to read the store"
-        )
-    for name, text in found.items():
-        out.rule(name)
-        out.print(Text(text), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Pipelines by name, compiled, or compiled files; what a Kubeflow server refuses is refused here."""
+"""Compile pipelines by name or read compiled files, refusing what a Kubeflow server would refuse."""
 
 import difflib
 import importlib
@@ -20,7 +20,7 @@ HERE = Path(__file__).parents[1]
 
 
 def names() -> list[str]:
-    """Return every pipeline: ``pipelines/NAME.py`` with a ``@pipeline`` named as its file."""
+    """Return every pipeline: ``pipelines/NAME.py`` with a ``@pipeline`` of the same name."""
     return sorted(p.stem for p in HERE.glob("*.py") if re.search(r"^@pipeline", p.read_text(), re.MULTILINE))
 
 
@@ -35,7 +35,7 @@ def compile_to(name: str, path: Path, defaults: Mapping[str, Any] = MappingProxy
         near = difflib.get_close_matches(name, names(), n=1, cutoff=strict.NEAR)
         hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names())}"
         raise FileNotFoundError(f"no pipeline {name!r}: {hint}")
-    from kfp import compiler, components  # takes a second, which report, doctor and --help do not wait for
+    from kfp import compiler, components  # takes a second to import
 
     path.parent.mkdir(parents=True, exist_ok=True)
     pipeline = getattr(importlib.import_module(f"deepcuts.pipelines.{name}"), name)
@@ -46,9 +46,9 @@ def compile_to(name: str, path: Path, defaults: Mapping[str, Any] = MappingProxy
 
 
 def _order_comment(path: Path, description: str) -> None:
-    """Write the comment of a compiled pipeline again, with the keys of defaults sorted as they are below it.
+    """Rewrite the comment of a compiled pipeline with sorted keys in defaults, as in the YAML below it.
 
-    kfp 2.17.0 takes them from a protobuf map, whose order differs from process to process.
+    kfp 2.17.0 takes them from a protobuf map, whose order differs between processes.
     """
     from kfp.compiler.pipeline_spec_builder import extract_comments_from_pipeline_spec
 
@@ -58,7 +58,7 @@ def _order_comment(path: Path, description: str) -> None:
 
 
 def package(name: str, path: Path) -> None:
-    """Write the pipeline ``name``, compiled, or the compiled file of that name, to ``path``."""
+    """Compile the pipeline ``name``, or copy the compiled file ``name``, to ``path``."""
     if name.endswith((".yaml", ".yml")):
         if not Path(name).is_file():
             raise FileNotFoundError(
@@ -74,7 +74,7 @@ def checked(name: str, path: Path, problems: Sequence[str]) -> spec_types.Pipeli
     """Write the pipeline as ``package`` does, and read it.
 
     Raises:
-        ValueError: there is none, and the ``problems`` found before, which a user sees together with that.
+        ValueError: it does not exist; includes the ``problems`` found before.
     """
     try:
         package(name, path)
@@ -84,6 +84,6 @@ def checked(name: str, path: Path, problems: Sequence[str]) -> spec_types.Pipeli
 
 
 def read(name: str, problems: Sequence[str] = ()) -> spec_types.Pipeline:
-    """Read a pipeline by name, or a compiled file; raises as ``checked``."""
+    """Read a pipeline by name, or a compiled file; raises the errors of ``checked``."""
     with tempfile.TemporaryDirectory() as scratch:
         return checked(name, Path(scratch) / "pipeline.yaml", problems)

@@ -1,4 +1,4 @@
-"""Look before paying: compile, plan, doctor."""
+"""Commands to use before paying: compile, plan, doctor."""
 
 import enum
 import os
@@ -33,7 +33,7 @@ class Target(enum.StrEnum):
 
 
 JOB_ONLY = ("title", "pool", "cpu", "memory", "max_hours", "cron")
-"""Options of a Job: a pipeline's tasks are placed and sized by the recipe and by plan."""
+"""Options only for a Job, as a pipeline's tasks are placed and sized by the recipe and by plan."""
 CONDITIONAL = ", if the run decides so"
 
 
@@ -46,7 +46,7 @@ def compile_pipeline(
     to: Annotated[Target, typer.Option(help="For Kubeflow Pipelines, or for kubectl alone.")] = Target.kfp,
     file: File = None,
     sets: Sets = [],  # noqa: B006
-    title: Annotated[str, typer.Option("--name", help="Of the Job; default: NAME.")] = "",
+    title: Annotated[str, typer.Option("--name", help="Name of the Job; default: NAME.")] = "",
     pool: Annotated[str, typer.Option(help="Node pool of the Job.")] = "cpu",
     cpu: Annotated[float, typer.Option(help="Cores of the Job.")] = 2,
     memory: Annotated[str, typer.Option(help="Memory of the Job.")] = "8Gi",
@@ -63,7 +63,7 @@ def compile_pipeline(
         problems += settings.lines_of(pools.named, pool)
         problems += settings.lines_of(schedule.check, cron) if cron else []
         title, size, known = title or name.replace("_", "-"), Size(cpu, memory, max_hours), pools.read()
-        placed = known.get(pool) or next(iter(known.values()))  # the step's own errors do not wait for it
+        placed = known.get(pool) or next(iter(known.values()))  # so that the step's errors are shown, too
         job = settings.tried(problems, {}, jobs.manifest, name, title, given, placed, size)
         settings.refuse(problems)
         jobs.write(jobs.repeated(job, cron) if cron else job, path)
@@ -77,7 +77,7 @@ def compile_pipeline(
         settings.partial(packages.checked(name, package, problems), given, problems)
         given.pop(settings.CONFIRM, None)  # compiling spends nothing
         given = places.pinned(given, None, out.note)  # the compiled file is the record
-        if given or name not in packages.names():  # once more, with these as its defaults; no compiled file
+        if given or name not in packages.names():  # again, with these as its defaults; not a compiled file
             packages.compile_to(name, path, given)
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,14 +93,14 @@ def compile_pipeline(
 
 
 def _refuse_job_options(context: typer.Context) -> None:
-    """Raise ValueError when an option that only a Job has was given: nothing is ignored."""
+    """Raise ValueError if an option only for a Job was given, as no option is ignored."""
     sources = {option: context.get_parameter_source(option) for option in JOB_ONLY}
     given = [option for option, source in sources.items() if source and source.name == "COMMANDLINE"]
     if given:
         flags = ", ".join(
             f"--{'name' if option == 'title' else option.replace('_', '-')}" for option in given
         )
-        raise ValueError(f"{flags}: of --to job only: a pipeline's tasks are placed by it and by plan")
+        raise ValueError(f"{flags}: only with --to job: a pipeline's tasks are placed by it and by plan")
 
 
 def plan(
@@ -108,11 +108,11 @@ def plan(
     file: File = None,
     sets: Sets = [],  # noqa: B006
     deadline_hours: Annotated[
-        float | None, typer.Option(min=0, help="Done by then at p90; default: as the run file says.")
+        float | None, typer.Option(min=0, help="Limit for p90; default: the run file's.")
     ] = None,
     objective: Annotated[
         Objective | None,
-        typer.Option(help="What to look for; a run looks for the cheapest.", show_default=False),
+        typer.Option(help="What to optimize; a run is planned as cheapest.", show_default=False),
     ] = None,
     answer_share: Annotated[
         float | None,
@@ -122,7 +122,7 @@ def plan(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say where a pipeline's tasks run, how long they take and what they cost; nothing is run."""
+    """Show where a pipeline's tasks run, how long they take and what they cost; runs nothing."""
     given, problems = settings.given(file, sets)
     pipeline = packages.read(name, problems)
     if not compiled_plan.is_planned(pipeline):
@@ -145,6 +145,8 @@ def plan(
         print_json(plan_json(whole.decision) | whole_plan.as_json(whole))
         return
     out.print(Markdown(markdown(whole.decision), hyperlinks=False))
+    if whole.length:
+        out.print(f"Training: {whole.length}.", highlight=False)
     out.print(_pools_table(whole), _tasks_table(whole))
 
 
@@ -176,11 +178,11 @@ def _range(low: float | None, high: float | None) -> str:
 
 def doctor(namespace: Namespace = "kubeflow", as_json: AsJson = False) -> None:
     """Check Python, packages, store, devices, prices, cluster; every problem with its fix."""
-    from deepcuts.pipelines.command import checkup  # the Kubernetes client takes half a second
+    from deepcuts.pipelines.command import checkup  # takes half a second to import
 
     rows = Table("", "what", "found", "fix")
     for column in rows.columns:
-        column.overflow = "fold"  # a command that ends in an ellipsis cannot be copied
+        column.overflow = "fold"  # a command cut off by an ellipsis cannot be copied
     findings = medicine.examine(pools.read(), os.environ, clock.local().date())
     findings += checkup.examine(pools.read(), namespace)
     code = 2 if any(finding.missing for finding in findings) else 0

@@ -1,4 +1,4 @@
-"""A run on the screen: a live table in a terminal, plain lines elsewhere; seconds, progress and dollars."""
+"""Show a run on the screen: a live table in a terminal, plain lines elsewhere."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,19 +21,19 @@ from deepcuts.pipelines.runner.run_record import RunRecord, TaskRecord
 
 COLOURS = {"running": "cyan", "done": "green", "failed": "red", "interrupted": "yellow", "skipped": "dim"}
 QUIET_SECONDS = 10.0
-"""Plain output repeats a task's progress at most so often."""
+"""Shortest time between plain progress lines of a task."""
 CAPTION = "$: what these seconds would cost on the pool a task is placed on; this machine is not that pool"
 
 
 def usd(seconds: float, pool: NodePool | None) -> float | None:
-    """Price of a node of ``pool`` for ``seconds``; None (unknown) without a price, but 0 seconds cost 0."""
+    """Return the cost of ``seconds`` on a node of ``pool``; None without a price, but 0 for 0 seconds."""
     if seconds == 0:
         return 0.0
     return pricing.usd(seconds, pool.usd_per_hour if pool else None)
 
 
 def total(costs: list[float | None]) -> str:
-    """Return the known costs added up, and how many tasks are not in the sum."""
+    """Return the sum of known costs, and the number of tasks without one."""
     known = [cost for cost in costs if cost is not None]
     if not known:
         return formatting.UNKNOWN
@@ -53,12 +53,12 @@ def state(task: TaskRecord) -> str:
 
 
 def costs(run: RunRecord, pools: Mapping[str, NodePool]) -> dict[str, float | None]:
-    """Return what each task has cost so far; None where the price is unknown."""
+    """Return each task's cost so far; None if the price is unknown."""
     return {name: usd(task.seconds, pools.get(task.pool)) for name, task in run.tasks.items()}
 
 
 def table(run: RunRecord, folder: Path, pools: Mapping[str, NodePool]) -> Table:
-    """Return the tasks of a run as they stand, with what they say at the moment."""
+    """Return the current state of a run's tasks, with their progress."""
     rows = Table("task", "pool", "status", "seconds", "$", "", caption=CAPTION, caption_style="dim", box=None)
     spent = costs(run, pools)
     for name, task in run.tasks.items():
@@ -77,7 +77,7 @@ def table(run: RunRecord, folder: Path, pools: Mapping[str, NodePool]) -> Table:
 
 
 def summary(run: RunRecord, folder: Path, pools: Mapping[str, NodePool], book: Ledger | None = None) -> Table:
-    """Return the tasks of a run that has ended, with their peak memory; its total is the ledger's."""
+    """Return the tasks of a finished run with peak memory; the total is the ledger's."""
     rows = Table(
         "task", "pool", "status", "seconds", "peak memory", "$", caption=CAPTION, caption_style="dim"
     )
@@ -92,12 +92,12 @@ def summary(run: RunRecord, folder: Path, pools: Mapping[str, NodePool], book: L
     known = formatting.cost(book.total) if book else total(list(spent.values()))
     rows.add_row("total", "", "", f"{seconds:.1f}", "", known)
     if book and book.reused.node_seconds:
-        rows.caption = f"{CAPTION}; of the total, earlier runs paid {formatting.cost(book.reused)}"
+        rows.caption = f"{CAPTION}; earlier runs paid {formatting.cost(book.reused)} of the total"
     return rows
 
 
 class Board:
-    """Shows a run while it runs: call it with the run whenever something changed."""
+    """Shows a running run; call it with the run after every change."""
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class Board:
             self._logs(run)
 
     def _logs(self, run: RunRecord) -> None:
-        """Print what tasks wrote to their logs since the last look."""
+        """Print new lines of the tasks' logs."""
         for name, task in run.tasks.items():
             path = self._folder / "tasks" / name / "stderr.log"
             if not path.exists():
@@ -141,7 +141,7 @@ class Board:
             with path.open("rb") as log:
                 log.seek(self._read.get(name, 0))
                 new = log.read()
-            whole = new[: max(new.rfind(b"\n"), new.rfind(b"\r")) + 1]  # the rest of a line comes later
+            whole = new[: max(new.rfind(b"\n"), new.rfind(b"\r")) + 1]  # an incomplete line waits
             self._read[name] = self._read.get(name, 0) + len(whole)
             for line in whole.decode(errors="replace").replace("\r", "\n").splitlines():
                 if line.strip():

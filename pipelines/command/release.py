@@ -1,11 +1,11 @@
-"""Released models: list them, talk to one, put the one before back."""
+"""List released models, chat with one, and roll back."""
 
 from collections.abc import Iterator
 from typing import Annotated
 
 import msgspec
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from deepcuts.components.core import records
@@ -25,12 +25,12 @@ class Listed(msgspec.Struct, frozen=True):
     version: str
     in_service: bool
     released_at: str
-    """UTC, ISO 8601; empty where the log does not say."""
+    """UTC, ISO 8601; empty if the log does not have it."""
     completion_loss: float
-    """Mean, nats per answer token, on the examples that it was judged by."""
+    """Mean nats per answer token on the examples it was judged by."""
     bytes: int
     usd: float | None
-    """What its run cost, with what came from caches; None where a price is unknown."""
+    """Cost of its run, including cached work; None if a price is unknown."""
     uri: str
 
 
@@ -38,7 +38,7 @@ def list_releases(
     store: Releases = RELEASES,
     as_json: AsJson = False,
 ) -> None:
-    """List what was released, newest last: quality, size, cost, and which version is in service."""
+    """List releases, newest last, with quality, size, cost, and the version in service."""
     found = list(listed(open_store(store)))
     if as_json:
         print_json(found)
@@ -46,11 +46,11 @@ def list_releases(
     if not found:
         out.print(f"nothing was released in {store}", highlight=False, soft_wrap=True)
         return
-    rows = Table("name", "version", "released (UTC)", "completion loss", "size", "$", "in service")
+    rows = Table("name", Column("version", min_width=16), "released (UTC)", "loss", "size", "$", "in service")
     for one in found:
         rows.add_row(
             Text(one.name),
-            Text(one.version, no_wrap=True),
+            Text(one.version),
             one.released_at[:16].replace("T", " ") or "–",
             f"{one.completion_loss:.4g}",
             formatting.size(one.bytes),
@@ -61,7 +61,7 @@ def list_releases(
 
 
 def listed(store: Store) -> Iterator[Listed]:
-    """Yield every release that no rollback has left and no cleaning deleted, by name, oldest first.
+    """Yield releases that were neither rolled back nor deleted, by name, oldest first.
 
     Raises:
         DataError: a log is damaged, or a release has no ledger or Scorecard.
@@ -94,24 +94,24 @@ def chat(
     ],
     store: Releases = RELEASES,
     prompt: Annotated[
-        list[str], typer.Option("--prompt", help="Say this instead of asking; again for more.")
+        list[str], typer.Option("--prompt", help="Prompt to use instead of asking; may be repeated.")
     ] = [],  # noqa: B006
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 128,
-    seed: Annotated[int, typer.Option(help="Draws the answers at a temperature.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed for sampling.")] = 0,
 ) -> None:
-    """Talk to a released model on the terminal; ends with the end of input (Ctrl-D)."""
+    """Chat with a released model in the terminal, until the end of input (Ctrl-D)."""
     with talk.located(release, store) as folder:
         talk.talk(folder, prompt or talk.typed(input), temperature, max_new_tokens, seed)
 
 
 def rollback(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the release.", show_default=False)],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the release.", show_default=False)],
     store: Releases = RELEASES,
 ) -> None:
-    """Put the previous release back in service, after reading it back; nothing is deleted."""
+    """Put the previous release back in service after verifying it; deletes nothing."""
     place = open_store(store)
     if not releases.read(place, name):
-        raise FileNotFoundError(f"no release {name!r} in {store}: deepcuts releases lists what is there")
+        raise FileNotFoundError(f"no release {name!r} in {store}: deepcuts releases lists them")
     left, back = releases.rollback(place, name)
-    out.print(f"{name}: {back} is in service again, {left} no more", highlight=False, soft_wrap=True)
+    out.print(f"{name}: {back} is in service again, {left} no longer", highlight=False, soft_wrap=True)

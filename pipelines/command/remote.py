@@ -1,4 +1,4 @@
-"""A Kubeflow server, and what a run on it is given."""
+"""Connect to a Kubeflow server, and prepare the arguments of a run on it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,12 +32,12 @@ def arguments(
     *,
     yes: bool,
 ) -> dict[str, Any]:
-    """Compile ``name`` to ``package``; its arguments for a cluster, local files put into the store.
+    """Compile ``name`` to ``package``; return its arguments for a cluster, with local files put in the store.
 
-    Asks, unless ``yes``, where that may cost more than the run file wants.
+    Asks, unless ``yes``, if the run may cost more than the run file's limit.
 
     Raises:
-        ValueError: the ``problems`` found before, with all that is wrong with the arguments.
+        ValueError: the ``problems`` found before, and all problems with the arguments.
     """
     given, found = settings.given(file, sets)
     problems, store_uri = [*problems, *found], f"{root.split('/v2/')[0]}/deepcuts"

@@ -1,4 +1,4 @@
-"""Ledgers of runs, side by side too; studies."""
+"""Print ledgers of runs, alone or side by side, and run studies."""
 
 import shutil
 import sys
@@ -29,14 +29,14 @@ def report(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the ledger of a run: what it cost, and the quality it bought; several runs side by side."""
+    """Print the ledger of a run, its cost and quality; several runs are shown side by side."""
     if as_json and html:
         raise ValueError("--html with --json: only one of them is written: give one")
     if as_json:
         print_json([_as_json(folder) for folder in folders])
         return
     if len(folders) > 1:
-        # plots take a second, which other commands do not wait for
+        # takes a second to import
         from deepcuts.pipelines.studies import comparison
 
         records = {folder: run_record.read(folder) for folder in folders}
@@ -47,7 +47,7 @@ def report(
         if html:
             for folder, run in records.items():
                 if outputs := ledger_folder(run, folder):
-                    page(outputs, folder)  # which the page links to
+                    page(outputs, folder)  # the page links to it
             html.write_text(comparison.page(compared, html))
             out.print(f"HTML: {html}", highlight=False, soft_wrap=True)
         return
@@ -66,7 +66,7 @@ def report(
 
 
 def _as_json(folder: Path) -> dict[str, Any]:
-    """Return what a run left: its record without arguments, and its ledger, null where it has none."""
+    """Return a run's record without arguments, and its ledger, null if it has none."""
     record = run_record.read(folder)
     outputs = ledger_folder(record, folder)
     ledger = msgspec.Raw((outputs / "ledger" / "ledger.json").read_bytes()) if outputs else None
@@ -89,12 +89,12 @@ def ablate(
     file: Annotated[Path, typer.Argument(metavar="STUDY", help="A study (YAML).", show_default=False)],
     sets: Sets = [],  # noqa: B006
     folder: Folder = Path("runs"),
-    parallel: Annotated[int, typer.Option(min=1, help="Runs at a time; CPU time is what counts.")] = 1,
+    parallel: Annotated[int, typer.Option(min=1, help="Concurrent runs; CPU time is compared.")] = 1,
 ) -> None:
-    """Run every arm of a study as a pipeline of its own and compare cost at equal quality; resumable."""
+    """Run every arm of a study as a pipeline, and compare cost at equal quality; resumable."""
     from deepcuts.pipelines.studies import (
         ablation,
-        ablation_report,  # matplotlib takes a second, which others do not wait for
+        ablation_report,  # matplotlib takes a second to import
     )
 
     study = study_spec.read(file)
@@ -104,7 +104,7 @@ def ablate(
     ended = {result.trial for result in results}
     missing = [trial.folder for trial in study_spec.trials(study) if trial not in ended]
     if not results:
-        raise ValueError(f"no run ended well: see the logs in {place}")
+        raise ValueError(f"no run succeeded: see the logs in {place}")
     found = savings.find(study, results, missing)
     write_json(place / "ablation.json", found)
     (place / "ablation.md").write_text(ablation_report.markdown(found))
@@ -115,7 +115,7 @@ def ablate(
 
 
 def _side_by_side(head: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
-    """Return a column a run: a terminal is narrow, and there are more figures than runs."""
+    """Return a table with one column per run, as terminals are narrow."""
     rows = Table(*([head[0], *(line[0] for line in lines)]), caption="90 % intervals; positive is worse")
     for number, name in enumerate(head[1:], start=1):
         rows.add_row(name, *(Text(line[number]) for line in lines))

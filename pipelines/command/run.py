@@ -72,7 +72,7 @@ def run(
             else _unfinished(folder, pipeline, pipeline_spec.arguments(pipeline, arguments))
         )
         if left:
-            out.note(f"taking up {left}")
+            out.note(f"resuming {left}")
         place = left or place
         place.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(package, place / "pipeline.yaml")
@@ -93,7 +93,7 @@ def run(
 
 
 def fills(store: Path) -> dict[str, Any]:
-    """Return what the command knows and a user need not say."""
+    """Return the arguments that the command sets itself."""
     return {
         "store_uri": store.resolve().as_uri(),
         "nodepools": pools.prices(),
@@ -101,7 +101,7 @@ def fills(store: Path) -> dict[str, Any]:
 
 
 def _help(pipeline: spec_types.Pipeline) -> None:
-    """Print what a run of this pipeline can be given, by group."""
+    """Print the parameters of the pipeline, by group."""
     out.print(pipeline.pipeline_info.description, highlight=False)
     known = list(parameters.parameters(pipeline))
     for group in parameters.IN_ORDER:
@@ -118,7 +118,7 @@ def _help(pipeline: spec_types.Pipeline) -> None:
 
 
 def new_folder(folder: Path, title: str) -> Path:
-    """Return a name for a run that no run has yet."""
+    """Return an unused folder for a run."""
     stamp = f"{title}-{clock.local():%Y%m%d-%H%M%S}"
     names = (stamp, *(f"{stamp}-{number}" for number in range(2, 1000)))
     return next(folder / name for name in names if not (folder / name).exists())

@@ -1,4 +1,4 @@
-"""What every command of ``deepcuts`` has: ``-h``, ``-q``, ``-v``, and examples below its help."""
+"""Give every command of ``deepcuts`` ``-h``, ``-q``, ``-v``, and examples below its help."""
 
 import functools
 import inspect
@@ -23,7 +23,7 @@ EXAMPLES = {
     "schedules": ("schedules", "schedules --delete retrain"),
     "runs": ("runs --count 5", "runs --json"),
     "cancel": ("cancel 3f2a",),
-    "logs": ("logs 3f2a finetune",),
+    "logs": ("logs runs/NAME finetune", "logs 3f2a finetune"),
     "compile": ("compile finetune", "compile select --to job -f select.yaml --pool cpu"),
     "plan": ("plan finetune -f run.yaml", "plan finetune -f run.yaml --json"),
     "preview": ("preview finetune -f run.yaml", "preview finetune -f run.yaml --html data.html"),
@@ -40,9 +40,9 @@ EXAMPLES = {
 """Command lines by command, without the program's name."""
 
 
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Results only: no progress, no remarks.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print only results, no progress or remarks.")]
 Verbose = Annotated[
-    bool, typer.Option("-v", "--verbose", help="Also what tasks log, and the traceback of an error.")
+    bool, typer.Option("-v", "--verbose", help="Also print task logs and the traceback of an error.")
 ]
 
 
@@ -59,7 +59,7 @@ class Command(TyperCommand):
 
 
 def level(quiet: bool, verbose: bool) -> Level:
-    """Return how much to say."""
+    """Return the verbosity."""
     return Level.quiet if quiet else Level.verbose if verbose else Level.normal
 
 

@@ -50,11 +50,11 @@ def submit(
     title: Title = "",
     resubmit: Annotated[
         int,
-        typer.Option(min=0, help="Submit again at most so often, where a lost pod ended a run."),
+        typer.Option(min=0, help="Resubmit at most this often if a lost pod ended the run."),
     ] = 0,
     next_pool_after: Annotated[
         float,
-        typer.Option(min=0, help="Minutes without room in a pool, then the next best is taken; 0: wait."),
+        typer.Option(min=0, help="Minutes to wait for room before taking the next best pool; 0: no limit."),
     ] = 0,
     host: Host = "",
     namespace: Namespace = "kubeflow",
@@ -68,7 +68,7 @@ def submit(
     """Run a pipeline on Kubeflow and follow it here; ends with its ledger, as ``run`` does."""
     with tempfile.TemporaryDirectory() as scratch:
         package = Path(scratch) / "pipeline.yaml"
-        # wrong values need no server to be found
+        # before the server, which is not needed to find wrong values
         arguments = remote.arguments(name, file, sets, root, package, folder / places.COMMITS, yes=yes)
         pipeline = pipeline_spec.read(package)
         if next_pool_after:
@@ -109,16 +109,16 @@ def _run(
     last: bool,
     next_pool_after: float,
 ) -> tuple[int, str]:
-    """Start one run and follow it to its end; returns its exit code, and the pool that had no room for it.
+    """Start one run and follow it to its end; return its exit code, and the pool without room or ''.
 
-    A run that is not the ``last`` one is stopped as soon as a task has lost its pod for good.
+    Unless it is the ``last`` run, it is stopped as soon as a task has lost its pod for good.
     """
     from deepcuts.pipelines.kubeflow import follow, full_pools, ledger_here, pods, run_outputs
 
     run_id = server.start(version, place.name, arguments, experiment, root)
     place.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(package, place / "pipeline.yaml")
-    out.print(f"{server.page(run_id)} (ends without us if this ends)", highlight=False, soft_wrap=True)
+    out.print(f"{server.page(run_id)} (it continues without this command)", highlight=False, soft_wrap=True)
     record, known = follow.record(package, arguments), pools_of(arguments)
     record.run_id = run_id
     store = open_store(f"{root}/{record.pipeline}") if os.environ.get("S3_ENDPOINT") else None

@@ -1,4 +1,4 @@
-"""What each task of a planned run is expected to take: its pool, hours and dollars, or that nobody knows."""
+"""Predict pool, hours and dollars of each task of a planned run, or say that they are unknown."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -27,14 +27,14 @@ FOLLOWING = "as long as its trials"
 WRITES = "sequence"
 """Method of a distillation whose teacher writes answers, of unknown length."""
 LOSS = "completion_loss"
-"""The measure whose work is known beforehand."""
+"""The only measure whose work is known in advance."""
 UNPREDICTED = {"prune", "quantize", "warmstart"}
-"""Components that time what they made, or whose work depends on what they find."""
+"""Components that time their own result, or whose work depends on it."""
 START_HOURS = speed.START_SECONDS["p50"] / 3600, speed.START_SECONDS["p90"] / 3600
 
 
 class TaskPlan(NamedTuple):
-    """What one task is expected to take; None is unknown, never 0."""
+    """Expected hours and dollars of one task; None is unknown, never 0."""
 
     task: str
     pool: str
@@ -43,32 +43,32 @@ class TaskPlan(NamedTuple):
     usd_p50: float | None
     usd_p90: float | None
     of: str
-    """What the figures are of."""
+    """What the figures cover."""
     conditional: bool = False
-    """Whether only a decision in the run starts it."""
+    """Whether it starts only by a decision in the run."""
 
 
 class PlannedRun(NamedTuple):
-    """What is known of a run before it begins."""
+    """A run as known before it starts."""
 
     request: PlanRequest
     made: PlanDecision
     fetched: Mapping[str, Architecture]
-    """Models that it begins with, by the task that fetches each."""
+    """Its initial models, by the task that fetches each."""
     teaching: str
-    """Method of its distillation; empty where there is none."""
+    """Method of its distillation; empty without one."""
     searched_tokens: int
-    """Of the last rung of its search; 0 without one."""
+    """Tokens of the last rung of its search; 0 without one."""
 
 
 def rows(path: str, leaf: pipeline_spec.Leaf, given: Mapping[str, Any], run: PlannedRun) -> list[TaskPlan]:
-    """Return the row of one task, and one more for trials that have nodes of their own.
+    """Return the row of one task, and another for trials on separate nodes.
 
     Args:
-        path: Of the task in the pipeline.
+        path: Path of the task in the pipeline.
         leaf: The task.
-        given: Its inputs that are known before the run.
-        run: What is planned.
+        given: Its inputs known before the run.
+        run: The planned run.
     """
     title, made, pools = leaf.task.task_info.get("name", path), run.made, run.request.pools
     watch = made.watch.pool if made.watch else ""
@@ -85,7 +85,7 @@ def rows(path: str, leaf: pipeline_spec.Leaf, given: Mapping[str, Any], run: Pla
 def _hours(
     leaf: pipeline_spec.Leaf, pool: str, given: Mapping[str, Any], run: PlannedRun
 ) -> tuple[Sequence[float] | None, str]:
-    """Return (hours at p50 and p90, what they are of); None where nobody can know."""
+    """Return (hours at p50 and p90, what they cover); None if unpredictable."""
     components, estimate, recipe = folders(leaf), run.made.best.estimate, run.request.task.recipe
     assert estimate
     training = estimate.hours_p50, estimate.hours_p90
@@ -95,7 +95,7 @@ def _hours(
     if "distill" in components:
         if run.teaching == WRITES:
             return None, WAY_UNKNOWN
-        # a control gets its tokens from the task before it, those that the teacher's time was worth
+        # a control gets its extra tokens, worth the teacher's time, from the task before it
         return training, TRAINING if "extra_tokens" in given else ALIKE
     if "watch" in components:
         return training, WATCHING
@@ -116,7 +116,7 @@ def _scoring(
     found = scoring.seconds(shapes, run.request.pools[pool], run.request.work)
     of = f"scoring{' and trying formats' if 'quantize' in components else ''}"
     if more := [measure for measure in given.get("measures", []) if measure != LOSS]:
-        of += f", without {', '.join(map(str, more))}"  # answers are as long as the model makes them
+        of += f", without {', '.join(map(str, more))}"  # the length of answers is unknown
     if found is None:
         return None, of
     evaluating, judging = found
@@ -124,7 +124,7 @@ def _scoring(
 
 
 def _search(given: Mapping[str, Any]) -> asha.Search:
-    """Return the search that a task of ``tune`` or ``tune_katib`` makes; raises ValueError as it does."""
+    """Return the search of a task of ``tune`` or ``tune_katib``; raises ValueError as the task would."""
     bounds = [given[name] for name in ("min_tokens", "max_tokens", "eta", "brackets", "configurations")]
     space = strict.decode(dict[str, Dimension], given["space"], "space")
     return algorithms.narrowed(checks.planned(*bounds), given.get("algorithm", algorithms.ASHA), space)
@@ -136,7 +136,7 @@ def _of(search: asha.Search) -> str:
 
 
 def _training(tokens: int, run: PlannedRun) -> tuple[float, float]:
-    """Return the hours of training on ``tokens`` in the way that was decided."""
+    """Return the hours of training on ``tokens`` as planned."""
     task, best = run.request.task, run.made.best
     recipe = msgspec.structs.replace(
         task.recipe,
@@ -151,9 +151,9 @@ def _training(tokens: int, run: PlannedRun) -> tuple[float, float]:
 
 
 def _on_katib(given: Mapping[str, Any], run: PlannedRun) -> tuple[int, str, Sequence[float], Sequence[float]]:
-    """Return (trials, what they train, hours of their nodes, hours until the last has ended).
+    """Return (trials, what they train, hours of their nodes, hours until the last ends).
 
-    Each starts a pod; p90 is of all that Katib may start.
+    Each starts a pod; p90 covers all that Katib may start.
     """
     search, parallel = _search(given), int(given["parallel"])
     count = asha.trainings(search)

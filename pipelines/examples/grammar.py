@@ -1,4 +1,4 @@
-"""Text from a grammar: the corpus and the general text are written by rules, not copied from anywhere.
+"""Generate text from a grammar, so that the corpus and the general text are not copied from anywhere.
 
 A grammar file holds rules: a name at the start of a line, its alternatives indented below it. In an
 alternative ``{name}`` is a value given by the caller, or one alternative of that rule; ``{who=name}`` also
@@ -31,7 +31,7 @@ def load(path: Path) -> Rules:
 
 
 def expand(rules: Rules, rng: Random, text: str, values: dict[str, str]) -> str:
-    """Fill ``text`` in; values bound on the way are added to ``values``."""
+    """Fill in ``text``; values bound meanwhile are added to ``values``."""
 
     def name(match: re.Match[str]) -> str:
         bound, _, rule = match[1].rpartition("=")

@@ -25,8 +25,8 @@ SPECIAL = ("<|pad|>", "<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assista
 VOCABULARY = 1024
 CONTEXT = 512
 
-# One line: white space between the tags would be learned as well. An answer owns its <|end|>: what stops it.
-# Functions stand as JSON in a system turn, calls as JSON behind the answer's text.
+# One line, as white space between the tags would be learned, too. An answer includes its <|end|>, which stops
+# it. Functions are JSON in a system turn, calls are JSON after the answer's text.
 CHAT_TEMPLATE = (
     "{{- bos_token }}{%- if tools %}{{- '<|system|>' + (tools | tojson) + '<|end|>' }}{%- endif %}"
     "{%- for message in messages %}{{- '<|' + message['role'] + '|>' }}"
@@ -39,7 +39,7 @@ CHAT_TEMPLATE = (
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Train byte-level BPE; digits are single tokens, so that an order number is copied, not memorised."""
+    """Train byte-level BPE with digits as single tokens, so that order numbers are copied, not memorised."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -83,7 +83,7 @@ def model_config() -> LlamaConfig:
 
 
 def rows(tokens: PreTrainedTokenizerFast, count: int, length: int) -> Iterator[torch.Tensor]:
-    """Yield documents end to end, cut into batches (count, length + 1); none comes twice."""
+    """Yield concatenated documents cut into batches (count, length + 1), without repetition."""
     stream, size = torch.empty(0, dtype=torch.long), count * (length + 1)
     source = documents()
     while True:
@@ -126,7 +126,7 @@ def save(model: LlamaForCausalLM, tokens: PreTrainedTokenizerFast, folder: Path)
     """Save the model in half precision.
 
     The config says float32, so that ``from_pretrained`` does not compute in half precision on a CPU. The
-    tokenizer's config is written in words that transformers 4 knows as well.
+    tokenizer's config is written in terms that transformers 4 also knows.
     """
     tokens.save_pretrained(folder, save_jinja_files=False)
     amend(

@@ -131,7 +131,7 @@ def facts(rng: Random) -> dict[str, str]:
 
 
 def typos(rng: Random, text: str) -> str:
-    """Return what fingers do to ordinary words; numbers and names stay, the answer has to quote them."""
+    """Add typos to ordinary words, but not to numbers and names, which the answer has to quote."""
 
     def slip(match: re.Match[str]) -> str:
         word, at = match[0], rng.randrange(1, len(match[0]) - 1)
@@ -145,7 +145,7 @@ def typos(rng: Random, text: str) -> str:
 
 
 def sane(turns: list[Turn], values: dict[str, str]) -> bool:
-    """Return whether a chat is short, and its answers of 15 to 52 words invent nothing about the order."""
+    """Tell whether a chat is short, and its answers of 15 to 52 words invent nothing about the order."""
     asked = " ".join(turn["content"] for turn in turns if turn["role"] == "user").lower()
     answered = " ".join(turn["content"] for turn in turns if turn["role"] == "assistant").lower()
     quoted = (values[name].lower() for name in QUOTED)
@@ -176,7 +176,7 @@ def conversation(rules: grammar.Rules, rng: Random, intent: str) -> list[Turn]:
 
 
 def written(rules: grammar.Rules, rng: Random, case: str, values: dict[str, str]) -> list[Turn]:
-    """Return a question and its answer; sometimes details come on request, or a second question."""
+    """Return a question and its answer, sometimes with details on request or a second question."""
     mood = rng.choices(list(MOODS), list(MOODS.values()))[0]
     greeting = "{hello}" if rng.random() < 0.35 else ""
     who, opening = ("{who}", "Hello {first}!") if rng.random() < 0.25 else ("", "")
@@ -199,7 +199,7 @@ def written(rules: grammar.Rules, rng: Random, case: str, values: dict[str, str]
 
 
 def echoed(rng: Random, turns: list[Turn]) -> list[Turn]:
-    """Return the same message once more, as an inbox gets it: sent twice, retyped, or with a line added."""
+    """Return the same message again, as in an inbox: sent twice, retyped, or with a line added."""
     copy = [dict(turn) for turn in turns]
     asked = next(turn for turn in copy if turn["role"] == "user")
     text = asked["content"]

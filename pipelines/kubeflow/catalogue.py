@@ -1,7 +1,7 @@
-"""Write components as the folders that kubeflow/pipelines-components takes, from their own signatures.
+"""Write components as folders for kubeflow/pipelines-components, generated from their signatures.
 
-Each is self-contained: its image and its command are literals, so nothing of deepcuts is imported there.
-Their rules stand in ``tests/pipelines/test_catalogue.py``.
+Each is self-contained: image and command are literals, so nothing of deepcuts is imported there.
+That repository's rules are in ``tests/pipelines/test_catalogue.py``.
 """
 
 import argparse
@@ -22,10 +22,10 @@ CATEGORIES = {
     "evaluation": ("evaluate", "watch", "accept"),
     "deployment": ("quantize",),
 }
-"""Folders of their repository, and our components for each: the twelve cuts', and what those stand on."""
+"""Our components by folder of that repository: the twelve cuts' and those they depend on."""
 HANDLE = re.compile(r"[A-Za-z0-9]+(-[A-Za-z0-9]+)*")
 MAX_AGE_DAYS = 365
-"""Their checks refuse what was verified earlier."""
+"""Their checks refuse components verified earlier."""
 
 
 def entries() -> list[CatalogueEntry]:
@@ -40,10 +40,10 @@ def entries() -> list[CatalogueEntry]:
 
 
 def check(owners: Sequence[str], verified: str, registry: str, today: datetime.date) -> None:
-    """Check what only a person knows.
+    """Check the values that only a person knows.
 
     Raises:
-        ValueError: everything that is missing or wrong, one a line.
+        ValueError: everything missing or wrong, one per line.
     """
     found = [f"OWNERS: {owner!r} is no GitHub handle" for owner in owners if not HANDLE.fullmatch(owner)]
     if not owners:
@@ -64,7 +64,7 @@ def check(owners: Sequence[str], verified: str, registry: str, today: datetime.d
 
 
 def write(to: Path, owners: Sequence[str], verified: str) -> list[Path]:
-    """Write ``to``, whole or not at all; returns the folders of its components."""
+    """Write ``to`` atomically; return the folders of its components."""
     made = []
     with files.staged(to) as staging:
         for entry in entries():
@@ -77,9 +77,9 @@ def write(to: Path, owners: Sequence[str], verified: str) -> list[Path]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Write the catalogue by the command line; returns the exit code."""
+    """Write the catalogue from the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="catalogue", description=__doc__)
-    parser.add_argument("--owners", required=True, help="GitHub handles of approvers, commas between them")
+    parser.add_argument("--owners", required=True, help="GitHub handles of approvers, comma-separated")
     parser.add_argument("--verified", required=True, help="day on which it last ran on Kubeflow Pipelines")
     parser.add_argument("--to", type=Path, required=True, help="folder to write")
     given = parser.parse_args(argv)

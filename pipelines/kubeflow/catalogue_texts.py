@@ -1,4 +1,4 @@
-"""The files of one component in the catalogue, as text; pure."""
+"""Generate the text of one component's files in the catalogue; pure."""
 
 import inspect
 import textwrap
@@ -14,9 +14,9 @@ from deepcuts.components.core import markdown
 from deepcuts.components.core.container import PLACE
 
 WIDTH = 120
-"""Of a line in their repository."""
+"""Maximum line length in that repository."""
 STABILITY = "alpha"
-"""Before 1.0 an interface may change."""
+"""Interfaces may change before 1.0."""
 TYPES = {
     "String": "str",
     "Integer": "int",
@@ -25,14 +25,14 @@ TYPES = {
     "List": "list",
     "Dict": "dict",
 }
-"""Python's types by kfp's names of parameters."""
+"""Python types by kfp's parameter types."""
 NEEDS = {"tune_katib": [{"name": "Katib", "version": ">=0.19.0"}]}
-"""What a component needs of Kubeflow besides Pipelines."""
+"""Kubeflow projects a component needs besides Pipelines."""
 ANYWHERE = {
     "base": "The pretrained model (safetensors folder).",
-    "receipt": "What it took: seconds, memory, and what it found.",
+    "receipt": "Resources used: seconds and memory; and what it found.",
 }
-"""What a docstring need not say."""
+"""Default descriptions, which docstrings may leave out."""
 PLACED = {
     "pool": "name of the node pool",
     "selector": "node selector",
@@ -41,11 +41,11 @@ PLACED = {
     "memory": "memory, a quantity",
     "devices": "number of accelerators",
 }
-"""What a plan says of a place, for people."""
+"""Descriptions of the values by which a plan places pods."""
 
 
 class CatalogueEntry(NamedTuple):
-    """A component of ours, and its place in their repository."""
+    """One of our components and its place in that repository."""
 
     name: str
     category: str
@@ -60,15 +60,15 @@ class CatalogueEntry(NamedTuple):
 
     @property
     def meanings(self) -> dict[str, str]:
-        """Return what each input and output is.
+        """Return the description of each input and output.
 
         Raises:
-            ValueError: the docstring of the component leaves one out.
+            ValueError: the component's docstring does not describe one.
         """
         known = {one.arg_name: " ".join((one.description or "").split()) for one in self._docstring.params}
         found = {name: known.get(name) or ANYWHERE.get(name) or _placed(name) for name in self.parameters}
         if silent := [name for name, words in found.items() if not words]:
-            raise ValueError(f"{self.name}: its docstring says nothing of {', '.join(silent)}: add it")
+            raise ValueError(f"{self.name}: its docstring does not describe {', '.join(silent)}: add it")
         return found
 
     @property
@@ -90,7 +90,7 @@ class CatalogueEntry(NamedTuple):
 
 
 def folder(entry: CatalogueEntry, owners: Sequence[str], verified: str) -> dict[str, str]:
-    """Return the text of each file of the folder of ``entry``, by its path in it."""
+    """Return the text of each file in the folder of ``entry``, by relative path."""
     return {
         "__init__.py": f'from .component import {entry.name}\n\n__all__ = ["{entry.name}"]\n',
         "component.py": component(entry),
@@ -105,7 +105,7 @@ def folder(entry: CatalogueEntry, owners: Sequence[str], verified: str) -> dict[
 def component(entry: CatalogueEntry) -> str:
     """Return component.py.
 
-    The decorator is called ``component``: their generator of READMEs reads the source and knows no other.
+    The decorator is named ``component``, as their README generator reads the source and knows no other.
     """
     made = entry.container
     signature = "".join(f"    {name}: {kind},\n" for name, kind in entry.parameters.items())
@@ -129,7 +129,7 @@ def {entry.name}(
 
 
 def metadata(entry: CatalogueEntry, verified: str) -> str:
-    """Return metadata.yaml: its keys in their order."""
+    """Return metadata.yaml with its keys in the required order."""
     needs = [{"name": "Pipelines", "version": f">={kfp.__version__}"}, *NEEDS.get(entry.name, [])]
     head = {"name": entry.name, "stability": STABILITY, "dependencies": {"kubeflow": needs}}
     return (
@@ -167,7 +167,7 @@ It runs `{" ".join(entry.container.command)}` in the image `{entry.container.ima
 
 
 def unit_test(entry: CatalogueEntry) -> str:
-    """Return tests/test_component_unit.py: the declaration compiles and hands on all that it is given."""
+    """Return tests/test_component_unit.py: the component compiles and passes on every argument."""
     title = "".join(part.capitalize() for part in entry.name.split("_"))
     return f'''import itertools
 
@@ -177,7 +177,7 @@ from ..component import {entry.name}
 
 
 class Test{title}:
-    """What a pipeline gets of the component."""
+    """The component as a pipeline uses it."""
 
     def test_it_compiles_and_is_read_back_with_the_same_interface(self, tmp_path):
         """A compiled file declares every input and output."""
@@ -189,7 +189,7 @@ class Test{title}:
         assert set(read.outputs or {{}}) == set(declared.outputs or {{}})
 
     def test_every_flag_has_one_value_and_no_flag_is_given_twice(self):
-        """The step refuses an argv that is anything else."""
+        """The step refuses any other argv."""
         args = {entry.name}.component_spec.implementation.container.args
         assert len(args) % 2 == 0
         flags = args[::2]
@@ -199,7 +199,7 @@ class Test{title}:
 
 
 class _Indented(yaml.SafeDumper):
-    """Lists stand two columns in from their key, as their linter wants."""
+    """Dumper that indents lists by two columns, as their linter requires."""
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         super().increase_indent(flow, False)
@@ -219,7 +219,7 @@ def _placed(name: str) -> str:
 
 
 def _literal(text: str) -> str:
-    """Return a Python string in double quotes where it holds none."""
+    """Return a Python string literal, in double quotes unless it contains one."""
     return repr(text) if '"' in text else f'"{text}"'
 
 

@@ -1,4 +1,4 @@
-"""Pipelines on a Kubeflow server: upload, run, follow, schedule; through kfp.Client, KFP 2.17."""
+"""Upload, run, follow and schedule pipelines on a Kubeflow server with kfp.Client (KFP 2.17)."""
 
 import contextlib
 import io
@@ -20,7 +20,7 @@ ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 
 
 class Login(NamedTuple):
-    """How to reach Kubeflow Pipelines; what is empty is left to kfp.Client."""
+    """How to reach Kubeflow Pipelines; kfp.Client decides on empty fields."""
 
     host: str
     """Empty: this pod's cluster, or kubeconfig."""
@@ -47,7 +47,7 @@ class _Client(kfp.Client):  # type: ignore[misc]
 class Server:
     """A Kubeflow Pipelines server.
 
-    Every method raises ValueError where the user can fix it, ConnectionError where the server is away.
+    Methods raise ValueError for errors the user can fix, ConnectionError if the server is unreachable.
     """
 
     def __init__(self, login: Login) -> None:
@@ -63,7 +63,7 @@ class Server:
             )
 
     def upload(self, package: Path) -> Version:
-        """Return the version that holds just this package: an earlier or a new one, named by its digest."""
+        """Return the version with exactly this package, an earlier or a new one, named by its digest."""
         pipeline = pipeline_spec.read(package)
         info, name = pipeline.pipeline_info, f"{pipeline.pipeline_info.name}-{pipeline.digest[:12]}"
         with self._asking():
@@ -76,7 +76,7 @@ class Server:
         return Version(pipeline_id, version.pipeline_version_id)
 
     def _create(self, info: spec_types.Info) -> str:
-        """Create a pipeline without versions; uploading one would name its first version by the pipeline."""
+        """Create a pipeline without versions; uploading would name the first version after the pipeline."""
         body = kfp_server_api.V2beta1Pipeline(
             name=info.name, display_name=info.name, description=info.description, namespace=self._profile
         )
@@ -86,7 +86,7 @@ class Server:
     def start(
         self, version: Version, title: str, arguments: Mapping[str, Any], experiment: str, root: str
     ) -> str:
-        """Start a run; returns its id."""
+        """Start a run; return its id."""
         with self._asking():
             started = self._client.run_pipeline(
                 self._experiment(experiment),
@@ -108,10 +108,10 @@ class Server:
         root: str,
         cron: str,
     ) -> list[str]:
-        """Run by ``cron`` (UTC), one at a time, missed times not made up; returns ids of schedules replaced.
+        """Run by ``cron`` (UTC), one at a time, without catching up; return ids of replaced schedules.
 
-        The server cannot change a schedule: a new one is made, then those of the same title are deleted, or,
-        while a run of theirs has not ended, start no more.
+        The server cannot change a schedule, so a new one is created and those of the same title are deleted
+        or, while a run of theirs has not ended, disabled.
         """
         with self._asking():
             experiment_id = self._experiment(experiment)
@@ -133,7 +133,7 @@ class Server:
         return replaced
 
     def schedules(self, experiment: str) -> list[kfp_server_api.V2beta1RecurringRun]:
-        """Return the schedules of one experiment, or of all where it is empty."""
+        """Return the schedules of one experiment, or all if it is empty."""
         with self._asking():
             found = self._client.list_recurring_runs(
                 page_size=200,
@@ -143,21 +143,21 @@ class Server:
         return list(found.recurring_runs or [])
 
     def delete_schedule(self, schedule_id: str) -> None:
-        """Delete a schedule that no run of has yet to end; it starts no more in any case.
+        """Disable a schedule, and delete it unless one of its runs has not ended.
 
         Raises:
-            ValueError: names the run. With its schedule the server would delete the run's workflow, and show
-                the run as running for ever (measured, 2.17).
+            ValueError: names the run. With the schedule, the server would delete the run's workflow and show
+                the run as running forever (measured, 2.17).
         """
         with self._asking():
             if run := self._retire(schedule_id):
                 raise ValueError(
-                    f"{schedule_id} starts no more, but its run {run} has not ended and would be lost with "
+                    f"{schedule_id} is disabled, but its run {run} has not ended and would be lost with "
                     "it: wait for the run or cancel it, then delete the schedule"
                 )
 
     def _retire(self, schedule_id: str) -> str:
-        """Stop a schedule, and delete it; keeps it and returns the id of a run of it that has not ended."""
+        """Disable a schedule and delete it, or return the id of its run that has not ended."""
         self._client.disable_recurring_run(schedule_id)
         for run in self.recent("", 200):
             if run.recurring_run_id == schedule_id and run.state not in ENDED:
@@ -166,10 +166,10 @@ class Server:
         return ""
 
     def find(self, run: str) -> str:
-        """Return the id of the run that ``run`` is, is the name of, or begins.
+        """Return the full id of a run given by its id, the start of its id, or its name.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: there is no such run.
             ValueError: there are several.
         """
         if len(run) == RUN_ID_LENGTH:
@@ -190,7 +190,7 @@ class Server:
             self._client.terminate_run(run_id)
 
     def recent(self, experiment: str, count: int) -> list[kfp_server_api.V2beta1Run]:
-        """Return the newest runs, newest first; of one experiment, or of all where it is empty."""
+        """Return the newest runs, newest first, of one experiment, or of all if it is empty."""
         with self._asking():
             found = self._client.list_runs(
                 page_size=count,
@@ -205,8 +205,8 @@ class Server:
             return self._client.get_run(run_id)
 
     def pipeline_of(self, run: kfp_server_api.V2beta1Run) -> str:
-        """Return the name of a run's pipeline: that of its folder below the pipeline root."""
-        if run.pipeline_spec:  # started from a package that nobody uploaded
+        """Return the name of a run's pipeline, which is its folder below the pipeline root."""
+        if run.pipeline_spec:  # started from a package that was not uploaded
             spec = run.pipeline_spec.get("pipeline_spec", run.pipeline_spec)
             return str(spec["pipelineInfo"]["name"])
         with self._asking():
@@ -214,7 +214,7 @@ class Server:
         return str(found.display_name)
 
     def page(self, run_id: str) -> str:
-        """Return where the UI shows a run."""
+        """Return the run's URL in the UI."""
         return f"{self._client._get_url_prefix()}/#/runs/details/{run_id}"
 
     def _experiment(self, name: str) -> str:
@@ -223,7 +223,7 @@ class Server:
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[None]:
-        """Raise the server's refusals as messages; what kfp prints of its own links is dropped."""
+        """Turn the server's refusals into messages, and drop the links that kfp prints."""
         where = self._login.host or "the cluster of this kubeconfig"
         try:
             with contextlib.redirect_stdout(io.StringIO()):
@@ -238,7 +238,7 @@ class Server:
 
 
 def refusal(where: str, error: kfp_server_api.ApiException) -> Exception:
-    """Return what an HTTP error of the server means to a user."""
+    """Return the error for the user for an HTTP error of the server."""
     try:
         said = json.loads(error.body or "{}").get("error_description") or json.loads(error.body)["message"]
     except (ValueError, KeyError, TypeError):
@@ -248,16 +248,16 @@ def refusal(where: str, error: kfp_server_api.ApiException) -> Exception:
         fix = "pass --token or --cookies of a user who may use --namespace"
         return ValueError(f"{where} refuses us ({error.status} {said}): {fix}")
     if error.status is not None and error.status < 500:
-        return ValueError(f"{where} does not take this ({error.status}): {said}")
-    return ConnectionError(f"{where} failed ({error.status} {said}): try again, look at pod ml-pipeline")
+        return ValueError(f"{where} does not accept this ({error.status}): {said}")
+    return ConnectionError(f"{where} failed ({error.status} {said}): try again, check pod ml-pipeline")
 
 
 def named(name: str) -> str:
-    """Return a filter of the API."""
+    """Return an API filter by name."""
     return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
 
 
 def minutes(run: kfp_server_api.V2beta1Run) -> str:
-    """Return how long a run took, or has taken."""
+    """Return the minutes a run took, or has taken so far."""
     end = run.finished_at if run.state in ENDED else clock.now()
     return f"{(end - run.created_at).total_seconds() / 60:.1f}" if end else "–"

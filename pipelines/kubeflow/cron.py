@@ -1,4 +1,4 @@
-"""Cron expressions of schedules, checked as Kubeflow Pipelines and Kubernetes read them."""
+"""Check cron expressions of schedules like Kubeflow Pipelines and Kubernetes read them."""
 
 import re
 
@@ -12,7 +12,7 @@ BOUNDS = {
     "month": (1, 12),
     "weekday": (0, 6),
 }
-"""Of each field; Go's cron, which both use, knows no weekday 7."""
+"""Bounds of each field; Go's cron, which both use, has no weekday 7."""
 NAMES = {
     "month": dict(zip(MONTHS, range(1, 13), strict=True)),
     "weekday": dict(zip(DAYS, range(7), strict=True)),
@@ -26,7 +26,7 @@ def check(cron: str) -> None:
 
 
 def six_fields(cron: str) -> str:
-    """Return a cron expression as KFP takes it, seconds first.
+    """Return a cron expression in KFP's form, with seconds first.
 
     Raises:
         ValueError: it has neither 5 nor 6 fields, or one is out of its bounds.
@@ -45,7 +45,7 @@ def _check(cron: str, counts: list[int]) -> None:
     for name, field in zip([*BOUNDS][-len(fields) :], fields, strict=True):
         if not all(_fits(part.lower(), name) for part in field.split(",")):
             low, high = BOUNDS[name]
-            raise ValueError(f"--cron {cron!r}: {field!r} is no {name}: give *, */n, or {low} to {high}")
+            raise ValueError(f"--cron {cron!r}: {field!r} is not a {name}: give *, */n, or {low} to {high}")
 
 
 def _fits(part: str, name: str) -> bool:

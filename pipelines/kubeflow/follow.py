@@ -1,4 +1,4 @@
-"""Follow a run on Kubeflow: what the server and the tasks themselves say becomes the run's record."""
+"""Follow a run on Kubeflow, keeping its record from the server's and the tasks' reports."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -17,11 +17,11 @@ from deepcuts.pipelines.runner.local import Show
 from deepcuts.pipelines.runner.run_record import HELD_BACK, RunRecord, TaskRecord, TaskStatus
 
 POLL_SECONDS = 5.0
-"""Argo looks at a workflow every 10 s at most."""
+"""Argo checks a workflow at most every 10 s."""
 SETTLE_SECONDS = 30.0
-"""The first answer in which a run has ended may still show its last tasks as running, for seconds (2.17)."""
+"""For some seconds after a run's end, the server may still show its last tasks as running (2.17)."""
 OUTAGE_SECONDS = 300.0
-"""How long a server may be away while a run is followed; the run itself does not need us."""
+"""How long the server may be unreachable while a run is followed; the run itself is not affected."""
 STATES: dict[str, TaskStatus] = {
     "PENDING": "waiting",
     "RUNNING": "running",
@@ -65,14 +65,14 @@ def follow(
     stop_if_preempted: bool,
     full_pool: Callable[[], str] = lambda: "",
 ) -> str:
-    """Keep ``run`` and ``folder``'s ``run.json`` up to date until the run has ended; then bring its ledger.
+    """Keep ``run`` and ``folder``'s ``run.json`` up to date until the run has ended; then fetch its ledger.
 
-    A run whose status has passed 1 MiB continues, but the server does not show it any more: what the tasks
-    left in the store counts before the server's details.
+    Once a run's status exceeds 1 MiB, it continues but the server stops showing it, so the tasks' records in
+    the store take precedence over the server's details.
 
-    With ``stop_if_preempted`` the run is cancelled once a task has failed because its pod was taken away:
-    the watcher of a trainer that will not come back would wait for it, 15 min. It is cancelled as well once
-    ``full_pool`` names a pool that has had no room for too long; returns that name, else nothing.
+    With ``stop_if_preempted`` the run is cancelled once a task has failed because its pod was taken away, as
+    the watcher of a trainer that will not return would wait for 15 min. It is also cancelled once
+    ``full_pool`` names a pool without room for too long; returns that name, else ''.
     """
 
     def judge(error: Exception) -> Exception:
@@ -108,7 +108,7 @@ def follow(
 
 
 def end(run: RunRecord, state: str, cancelled: bool) -> None:
-    """Close the record of a run that ended as ``state``; a cancelled one is FAILED to KFP 2.17."""
+    """Close the record of a run that ended as ``state``; KFP 2.17 reports cancelled ones as FAILED."""
     run.ended_at = clock.utc()
     for task in run.tasks.values():
         if task.status in ("running", "waiting"):
@@ -128,10 +128,10 @@ def end(run: RunRecord, state: str, cancelled: bool) -> None:
 
 
 def update(run: RunRecord, details: list[Detail], state: str) -> None:
-    """Bring the tasks of ``run`` to what the server says.
+    """Update the tasks of ``run`` with the server's details.
 
-    KFP 2.17 lists the nodes of the Argo workflow, flat, by the name each has in its own DAG: a task ``train``
-    has a node ``train-driver`` and a node ``train``, which stays out when its driver fails.
+    KFP 2.17 lists the nodes of the Argo workflow flat, by their names in their own DAGs: a task ``train`` has
+    a node ``train-driver`` and a node ``train``, which is missing if its driver fails.
     """
     left = {detail.task_id: detail for detail in details}
     for path, task in run.tasks.items():
@@ -172,12 +172,12 @@ def _said(detail: Detail) -> str:
 
 
 def _name(detail: Detail) -> str:
-    """Strip the ``(0)`` that Argo adds to a node that may be retried."""
+    """Strip the ``(0)`` that Argo adds to nodes with retries."""
     return str(detail.display_name).partition("(")[0]
 
 
 def _seconds(detail: Detail) -> float:
-    """Return the wall seconds so far; a node that runs has an end in the year 1."""
+    """Return the wall seconds so far; a running node's end is in the year 1."""
     if not detail.start_time or detail.start_time.year < 2000:
         return 0.0
     end = detail.end_time

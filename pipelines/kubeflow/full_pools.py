@@ -1,4 +1,4 @@
-"""Node pools without room: which one keeps a pod waiting, so that the plan can take the next best."""
+"""Find a node pool that keeps a pod waiting, so that the plan can take the next best."""
 
 from collections.abc import Iterable, Mapping
 
@@ -8,11 +8,11 @@ from deepcuts.pipelines.runner import pipeline_spec
 from deepcuts.pipelines.runner.spec_types import Pipeline
 
 MOVABLE = ("train", "scoring")
-"""Places that a plan may have on several pools; a watcher's is the CPU pool in any case."""
+"""Places that a plan may move to another pool; a watcher always uses the CPU pool."""
 
 
 def check(pipeline: Pipeline, pool: object) -> None:
-    """Raise ValueError where a run of ``pipeline`` has no next best pool: none is chosen in it."""
+    """Raise ValueError if a run of ``pipeline`` chooses no pool, so that there is no next best."""
     if not movable(pipeline) or "nodepools" not in pipeline.root.input_definitions.parameters:
         raise ValueError("--next-pool-after: no plan chooses the pools of this pipeline: leave it out")
     if pool not in ("", "auto", None):
@@ -20,7 +20,7 @@ def check(pipeline: Pipeline, pool: object) -> None:
 
 
 def movable(pipeline: Pipeline) -> list[str]:
-    """Return the paths of the tasks that a plan places in the run, watchers aside."""
+    """Return the paths of the tasks placed by the run's plan, except watchers."""
     return [
         path
         for path, leaf in pipeline_spec.leaves(pipeline)
@@ -29,9 +29,9 @@ def movable(pipeline: Pipeline) -> list[str]:
 
 
 def find(pods: RunPods, tasks: Iterable[str], pools: Mapping[str, NodePool], seconds: float) -> str:
-    """Return the pool that has had no room for a pod of ``tasks`` for ``seconds``; empty if there is none.
+    """Return the pool without room for a pod of ``tasks`` for ``seconds``; empty if there is none.
 
-    Empty, too, where every other pool is closed already: then waiting is all that is left.
+    Also empty if every other pool is already closed, as only waiting is left.
     """
     for task in tasks:
         waited, selector = pods.without_room(task)

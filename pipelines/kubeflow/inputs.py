@@ -1,4 +1,4 @@
-"""Bring local inputs of a run to where its pods can read them."""
+"""Copy local inputs of a run to where its pods can read them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ def lifted(arguments: Mapping[str, Any], store_uri: str) -> dict[str, Any]:
     """Return ``arguments`` with local files (``file://`` in a ``…uri``) copied into the store, by content.
 
     Raises:
-        ValueError: there are some, but the environment does not say how to reach the store.
+        ValueError: there are local files, but the environment has no settings for the store.
     """
     local = {n: Path(unquote(urlsplit(v).path)) for n, v in arguments.items() if _is_file(n, v)}
     store = open_store(store_uri) if local else None

@@ -1,4 +1,4 @@
-"""One component as a Kubernetes Job: kubectl alone runs it, placed and locked down as in a pipeline."""
+"""Make a Kubernetes Job of one component, for kubectl alone, with the pipeline's placement and security."""
 
 import difflib
 import importlib
@@ -22,7 +22,7 @@ from deepcuts.pipelines.runner.placeholders import Artifact, TaskValues
 Json = dict[str, Any]
 COMPONENTS = Path(__file__).parents[2] / "components"
 WORK, CLAIM = "/work", "deepcuts-work"
-"""Where the volume of ``manifests/base/work.yaml`` lies in the pod; relative paths count from it."""
+"""Mount point of the volume of ``manifests/base/work.yaml``; relative paths start there."""
 CARRY, MOVE, KEPT_SECONDS = "/carry", ["python", "-m", "deepcuts.components.core.carry"], 7 * 24 * 3600
 KINDS = {"String": str, "Integer": int, "Float": float, "Boolean": bool, "List": list, "Dict": dict}
 """kfp's names of parameter types; every other type is an artifact."""
@@ -33,7 +33,7 @@ OF_JOB = [
     }
     for name, label in (("JOB_NAME", "job-name"), ("JOB_UID", "controller-uid"))
 ]
-"""``$(JOB_NAME)`` in a place names each run of a CronJob: ``s3://bucket/models/$(JOB_NAME)``."""
+"""``$(JOB_NAME)`` in a place separates the runs of a CronJob: ``s3://bucket/models/$(JOB_NAME)``."""
 ACCOUNT_OF_JOBS = {
     "serviceAccountName": pods.ACCOUNT,
     "automountServiceAccountToken": False,
@@ -43,12 +43,12 @@ ACCOUNT_OF_JOBS = {
 
 class _Plain(yaml.SafeDumper):
     def ignore_aliases(self, data: object) -> bool:
-        """Write no anchors: people read a manifest."""
+        """Write no anchors, as people read manifests."""
         return True
 
 
 def faces() -> dict[str, BaseComponent]:
-    """Return every component by name; those of which a pipeline chooses the inputs (the ledger) are none."""
+    """Return every component by name, except those whose inputs a pipeline chooses (the ledger)."""
     found: dict[str, BaseComponent] = {}
     for path in sorted(COMPONENTS.glob("*/component.py")):
         module = importlib.import_module(f"deepcuts.components.{path.parent.name}.component")
@@ -57,14 +57,14 @@ def faces() -> dict[str, BaseComponent]:
 
 
 def manifest(step: str, title: str, given: Mapping[str, Any], pool: NodePool, size: Size) -> Json:
-    """Return a Job that runs ``step`` once to a good end.
+    """Return a Job that runs ``step`` until it succeeds once.
 
-    ``given`` holds parameters and places of artifacts: paths on the volume, or ``s3://`` and ``minio://``
-    URIs, which are carried to and fro; ``$(JOB_NAME)`` in one is the Job's name, which a CronJob makes
-    each time. An output that is not given lies at ``TITLE/NAME`` on the volume.
+    ``given`` has parameters and places of artifacts: paths on the volume, or ``s3://`` and ``minio://`` URIs,
+    which are downloaded and uploaded; ``$(JOB_NAME)`` in one is the Job's name, different for each run of a
+    CronJob. The default of an output is ``TITLE/NAME`` on the volume.
 
     Raises:
-        ValueError: no such component, or values that it does not take, one problem a line.
+        ValueError: the component does not exist, or does not accept the values; one problem per line.
     """
     known = faces()
     if step not in known:
@@ -80,7 +80,7 @@ def manifest(step: str, title: str, given: Mapping[str, Any], pool: NodePool, si
 
 
 def repeated(job: Json, cron: str) -> Json:
-    """Return a CronJob of it, UTC: one at a time, and a time missed by over 10 minutes is not made up."""
+    """Return a CronJob (UTC) of the Job: one at a time, and times missed by over 10 minutes are skipped."""
     schedule.check(cron)
     return {
         "apiVersion": "batch/v1",
@@ -147,7 +147,7 @@ def _parameters(component: spec_types.Component, given: Mapping[str, Any]) -> Js
 def _places(
     component: spec_types.Component, title: str, given: Mapping[str, Any]
 ) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """Return (path in the pod by artifact, words for ``carry`` by way)."""
+    """Return (path in the pod by artifact, arguments of ``carry`` by direction)."""
     places: dict[str, str] = {}
     carried: dict[str, list[str]] = {"get": [], "put": []}
     sides = {"get": component.input_definitions.artifacts, "put": component.output_definitions.artifacts}
@@ -165,12 +165,12 @@ def _places(
 
 
 def _folder(place: str) -> str:
-    """Return the URI of the folder that an artifact is put in."""
+    """Return the URI of an artifact's folder."""
     return place.rpartition("/")[0] if "://" in place else PurePosixPath(WORK, place).parent.as_uri()
 
 
 def argv(leaf: pipeline_spec.Leaf, parameters: Json, places: Mapping[str, str]) -> list[str]:
-    """Return the command of the step, with what KFP alone understands left out."""
+    """Return the command of the step, without flags that only KFP understands."""
     assert (container := leaf.executor.container)
     kinds = leaf.component.input_definitions.artifacts
     artifacts = {n: Artifact(Path(places[n]), spec.artifact_type, "") for n, spec in kinds.items()}
@@ -223,7 +223,7 @@ def _job(
 
 
 def job(title: str, labels: Json, spec: Json, containers: list[Json]) -> Json:
-    """Return the Job of a pod whose containers run one after the other, each after a good end of the last."""
+    """Return the Job of a pod whose containers run one after the other, each if the last one succeeded."""
     *first, last = containers
     spec = spec | ({"initContainers": first} if first else {}) | {"containers": [last]}
     return {
@@ -236,7 +236,7 @@ def job(title: str, labels: Json, spec: Json, containers: list[Json]) -> Json:
             "podFailurePolicy": {
                 "rules": [
                     {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-                    # of any container, so also of one that a mesh injects
+                    # of any container, including one injected by a service mesh
                     {"action": "FailJob", "onExitCodes": {"operator": "In", "values": pods.FINAL_CODES}},
                 ]
             },
@@ -246,7 +246,7 @@ def job(title: str, labels: Json, spec: Json, containers: list[Json]) -> Json:
 
 
 def pod(place: Mapping[str, Any]) -> Json:
-    """Return the pod around the containers, as KFP's driver makes it of a placement."""
+    """Return the pod around the containers, as KFP's driver makes it from a placement."""
     user = place["securityContext"]
     return {
         "restartPolicy": "Never",
@@ -269,7 +269,7 @@ def pod(place: Mapping[str, Any]) -> Json:
 
 
 def environment(place: Mapping[str, Any]) -> list[Json]:
-    """Return the variables that refer to secrets, settings and labels of the pod."""
+    """Return the environment variables from secrets, settings and labels of the pod."""
     found = []
     for kind, source, owner, key in (
         ("secretAsEnv", "secretKeyRef", "secretName", "secretKey"),

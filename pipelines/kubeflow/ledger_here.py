@@ -1,4 +1,4 @@
-"""Write the ledger of a run that did not: a server that cancels a run ends its ledger task, too."""
+"""Write the ledger of a run whose own ledger task did not run, as when the server cancels a run."""
 
 import subprocess
 import sys
@@ -15,13 +15,13 @@ LEDGER = "ledger"
 
 
 def write(package: Path, run: RunRecord, store: Store, folder: Path) -> None:
-    """Run the ledger task of ``package`` here, unless it left its ledger, on what the run's tasks left.
+    """Run the ledger task of ``package`` here on the records of the run, unless there is a ledger.
 
     Args:
         package: Compiled pipeline (YAML).
-        run: Record of a run that has ended; that of its ledger task becomes ``done``, or says why it failed.
+        run: Record of a finished run; its ledger task becomes ``done``, or gets the reason of the failure.
         store: Open at ``<pipeline root>/<pipeline>``.
-        folder: Of the run; the outputs go where those of a ledger brought home lie.
+        folder: Folder of the run; outputs go where a downloaded ledger would be.
     """
     pipeline = pipeline_spec.read(package)
     for path, leaf in pipeline_spec.leaves(pipeline):
@@ -43,7 +43,7 @@ def write(package: Path, run: RunRecord, store: Store, folder: Path) -> None:
 def _argv(
     pipeline: spec_types.Pipeline, leaf: pipeline_spec.Leaf, run: RunRecord, made: Path, artifact_uri: str
 ) -> list[str]:
-    """Return what the task would run in its pod, with outputs below ``made``; its URI there names the run."""
+    """Return the task's command in its pod, with outputs below ``made``; its URI there names the run."""
     scope = TaskValues("done", pipeline_spec.arguments(pipeline, run.arguments), {})
     executor = placeholders.executor_input(
         leaf.component,

@@ -1,4 +1,4 @@
-"""What the three Jobs of scheduled retraining share: places, locks, moving files, starting the next one."""
+"""Shared parts of scheduled retraining's three Jobs: placement, security, file transfer, the next Job."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -21,12 +21,12 @@ BUCKET = "s3://deepcuts"
 STORE, NAME = f"{BUCKET}/store", "model"
 SMALL = Size(2, "8Gi", max_hours=6)
 WORTH = ["sh", "-c", 'grep -qx true /carry/retrain || exit 0; exec "$@"', "--"]
-"""Before the command of what runs only where a retraining is worth it."""
+"""Prefix of commands that run only if a retraining is worth it."""
 OF_CHAIN = [
     {"name": name, "valueFrom": {"fieldRef": {"fieldPath": f"metadata.labels['{label}']"}}}
     for name, label in (("WINDOW", start.WINDOW_LABEL), ("RELEASE", start.RELEASE_LABEL))
 ]
-TOKEN: Json = {  # every field, or a second kubectl apply finds a difference
+TOKEN: Json = {  # with all fields, or a second kubectl apply would find a difference
     "projected": {
         "sources": [
             {"serviceAccountToken": {"path": "token", "expirationSeconds": 3600}},
@@ -48,7 +48,7 @@ ACCOUNT_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
 class Link:
-    """One of the three Jobs: what its containers share."""
+    """One of the three Jobs, with the settings of its containers."""
 
     def __init__(self, name: str, pool: str, size: Size, *, first: bool = False) -> None:
         self.name, self._pool, self._size, self._first = name, pool, size, first
@@ -67,7 +67,7 @@ class Link:
 
     @property
     def runs(self) -> str:
-        """Return where a chain keeps its files; all three Jobs have the first one's name."""
+        """Return the folder of a chain's files, which has the first Job's name."""
         return f"{BUCKET}/retrain/runs/{'$(JOB_NAME)' if self._first else '$(WINDOW)'}"
 
     def run(
@@ -80,8 +80,8 @@ class Link:
         mounts: Sequence[Json] = (),
         large: bool = False,
     ) -> Json:
-        """Return the container ``name``: ``words`` in an image; ``large`` with all of the Job's size."""
-        named = 4 if name in ("get", "put") else 3  # carry's way is part of its command
+        """Return the container ``name`` running ``words`` in an image; ``large`` has the Job's full size."""
+        named = 4 if name in ("get", "put") else 3  # carry's direction is part of its command
         command, args = (WORTH, [*words]) if worth else ([*words[:named]], [*words[named:]])
         resources = jobs.quantities(_leaf(self._pool, self._size, finetune)[1]) if large else self._resources
         return {
@@ -128,21 +128,21 @@ class Link:
         return self.run("pull", image, words)
 
     def carry(self, way: str, image: str, files: Sequence[str], folder: str = "") -> Json:
-        """Return the container that brings ``files`` from the chain's folder, or puts them there."""
+        """Return the container that downloads ``files`` from the chain's folder, or uploads them."""
         words = [*MOVE, way]
         for file in files:
             words += [f"{folder or self.runs}/{Path(file).name}", f"{CARRY}/{file}"]
         return self.run(way, image, words)
 
     def start(self, follower: str, suffix: str, release: str, *, worth: bool = False) -> Json:
-        """Return the container that makes the next Job; it alone has a token."""
+        """Return the container that creates the next Job; only this one has a token."""
         own = "$(JOB_NAME)" if self._first else "$(WINDOW)"
         words = ["python", "-m", "deepcuts.components.retrain.start", follower, f"{own}-{suffix}", own]
         token = {"name": "token", "mountPath": ACCOUNT_FOLDER, "readOnly": True}
         return self.run("start", "ops", [*words, f"{CARRY}/{release}.json"], worth=worth, mounts=[token])
 
     def cronjob(self, containers: list[Json], volumes: Json, account: str, cron: str) -> Json:
-        """Return the CronJob, suspended until its owner has filled in what is theirs."""
+        """Return the CronJob, suspended until its owner has filled in the settings."""
         spec = jobs.pod(self._place) | jobs.ACCOUNT_OF_JOBS | {"serviceAccountName": account}
         spec = {key: value for key, value in spec.items() if value != []}
         spec["securityContext"] |= {"fsGroup": pods.NOBODY}
@@ -161,13 +161,13 @@ def _leaf(pool: str, size: Size, face: BaseComponent) -> Any:
 
 
 class Anchored(yaml.SafeDumper):
-    """Writes what the containers of a pod share once, under a name."""
+    """Writes values shared by a pod's containers once, as anchors."""
 
     shared: Mapping[int, str] = {}
     """Names by id of the value."""
 
     def ignore_aliases(self, data: object) -> bool:
-        """Write every other value out each time."""
+        """Write all other values out each time."""
         return id(data) not in self.shared
 
     def generate_anchor(self, node: yaml.Node) -> str:

@@ -1,4 +1,4 @@
-"""The pods and the workflow behind a run: the end of a task's log, why a pod waits, why there is none."""
+"""Read the pods and the workflow of a run: the end of a task's log, why a pod waits or is missing."""
 
 import base64
 import contextlib
@@ -20,16 +20,16 @@ from deepcuts.pipelines.runner.pipeline_spec import is_exit_handler
 LOG_LINES = 20
 REQUEST_SECONDS = 10
 RUN_LABEL, NODE_ANNOTATION = "pipeline/runid", "workflows.argoproj.io/node-name"
-"""Set by KFP 2.17 and by Argo on every pod of a run."""
+"""Labels that KFP 2.17 and Argo set on every pod of a run."""
 LAUNCHER = re.compile(r"^\{\"step\"|^[IWEF]\d{4} |^time=\S+ level=|^\{\"time\"|^main: |^\s*$")
-"""Lines that KFP's launcher and Argo's executor write between a step's own."""
+"""Lines that KFP's launcher and Argo's executor write among a step's own."""
 FATAL = re.compile(r"^F\d{4} .*?\] (.+)$", re.MULTILINE)
-"""A line by which a program that logs as glog does, KFP's driver, says why it ends."""
+"""Fatal line in glog's format, in which KFP's driver gives the reason for its end."""
 Json = dict[str, Any]
 
 
 def connected() -> bool:
-    """Return whether there is a cluster to ask, by kubeconfig or as a pod; kfp's own way prints."""
+    """Tell whether a cluster is configured, by kubeconfig or as a pod; kfp's own check prints."""
     with contextlib.suppress(config.ConfigException):
         config.load_kube_config(os.environ.get("KUBECONFIG"))
         return True
@@ -40,7 +40,7 @@ def connected() -> bool:
 
 
 class RunPods:
-    """What Kubernetes says of a run; empty where it does not let us look."""
+    """Kubernetes' view of a run; empty if we may not read it."""
 
     def __init__(self, namespace: str, run_id: str) -> None:
         self._namespace, self._run_id = namespace, run_id
@@ -50,18 +50,18 @@ class RunPods:
         self._nodes: list[Json] | None = None
 
     def refresh(self) -> None:
-        """Forget what was listed: the next question lists pods and nodes again, once for all tasks."""
+        """Clear the cache, so that pods and nodes are listed again, once for all tasks."""
         self._pods = self._nodes = None
 
     def say(self, task: str) -> str:
-        """Return the last lines that the newest pod of ``task`` (a path) wrote, or why it has not started."""
+        """Return the last lines of the newest pod of ``task`` (a path), or why it has not started."""
         pods = self._of(task)
-        if not pods:  # a quota keeps the pod from being made, and Argo asks again and again
+        if not pods:  # a quota prevents the pod, and Argo keeps trying
             return self._said_of(task, ("Pending",))
         return _waiting(pods[0]) if pods[0].status.phase == "Pending" else own_lines(self.log(task))
 
     def without_room(self, task: str) -> tuple[float, dict[str, str]]:
-        """Return for how many seconds no node has had room for ``task``, and the labels it selects by."""
+        """Return the seconds that ``task`` has waited for room on a node, and the labels it selects by."""
         pod = next(iter(self._of(task)), None)
         if pod is None or pod.status.phase != "Pending":
             return 0.0, {}
@@ -80,7 +80,7 @@ class RunPods:
         return last_fatal(self._log(self._of(f"{task}-driver", path_of_any)))
 
     def dag_driver(self) -> str:
-        """Return why the driver of the run, of a condition or of an exit handler failed, as ``driver``."""
+        """Return why the driver of the run, a condition or an exit handler failed, like ``driver``."""
         drivers = [pod for pod in self._newest() if _node(pod).endswith("-driver")]
         return last_fatal(self._log([pod for pod in drivers if pod.status.phase == "Failed"]))
 
@@ -99,9 +99,9 @@ class RunPods:
         return ""
 
     def reason(self, task: str) -> str:
-        """Return why Argo took ``task`` (a path) for failed: its own node's message, or its driver's.
+        """Return why ``task`` (a path) failed for Argo: its node's message, or its driver's.
 
-        A pod that the API server refuses has neither log nor pod: only the workflow's node says why.
+        If the API server refuses a pod, there is neither pod nor log, only the workflow node's message.
         """
         return self._said_of(task, ("Failed", "Error"))
 
@@ -109,7 +109,7 @@ class RunPods:
         if self._nodes is None:
             self._nodes = list(self._list_nodes())
         found = {}
-        # of several attempts the last one decides, and a retry node, which ends with it, says the same
+        # the last of several attempts decides, and a retry node has the same message
         for node in sorted(self._nodes, key=lambda node: node.get("finishedAt") or ""):
             if node.get("phase") in phases and node.get("message"):
                 found[path_of_any(node.get("name", ""))] = str(node["message"])
@@ -119,7 +119,7 @@ class RunPods:
         return max(said, key=len, default="")
 
     def exits(self, task: str) -> list[int]:
-        """Return the exit codes of the pods of ``task``, newest first, as far as they are still there."""
+        """Return the exit codes of the pods of ``task`` that still exist, newest first."""
         states = [
             status.state.terminated
             for pod in self._of(task)
@@ -129,7 +129,7 @@ class RunPods:
         return [137 if state.reason == "OOMKilled" else state.exit_code for state in states if state]
 
     def _list_nodes(self) -> Iterator[Json]:
-        """List the nodes of the run's workflow; Argo compresses them above 1 MiB."""
+        """Yield the nodes of the run's workflow; Argo compresses them above 1 MiB."""
         if not self._objects:
             return
         try:
@@ -174,12 +174,12 @@ class RunPods:
 
 
 def _node(pod: client.V1Pod) -> str:
-    """Return the name of the pod's node in the workflow, without the counts of its retries."""
+    """Return the name of the pod's node in the workflow, without retry counts."""
     return re.sub(r"\(\d+\)", "", (pod.metadata.annotations or {}).get(NODE_ANNOTATION, ""))
 
 
 def last_fatal(log: str) -> str:
-    """Return what a driver's log says last of why it failed; empty where it does not."""
+    """Return the last reason in a driver's log; empty if there is none."""
     fatal = FATAL.findall(log)
     return fatal[-1].rpartition(" failed: ")[2] if fatal else ""
 
@@ -191,26 +191,26 @@ def path_of(node: str) -> str:
 
 
 def path_of_any(node: str) -> str:
-    """Parse as ``path_of`` does, also for the nodes of a task itself and of its driver."""
+    """Parse like ``path_of``, also for the nodes of a task itself and of its driver."""
     words = _words(node)
     return ".".join(words[:-1] if words[-1:] == ["executor"] else words)
 
 
 def _words(node: str) -> list[str]:
-    """Return the names below the root; exit handlers' names are in no path."""
+    """Return the names below the root, without those of exit handlers."""
     words = re.sub(r"\(\d+\)", "", node).split(".")
     inner = words[2:] if words[1:2] == ["root"] else words[1:]
     return [word for word in inner if not is_exit_handler(word)]
 
 
 def own_lines(log: str) -> str:
-    """Return the last lines of ``log`` that the step itself wrote."""
+    """Return the last lines of ``log`` written by the step itself."""
     lines = [line for line in log.replace("\r", "\n").splitlines() if not LAUNCHER.match(line)]
     return "\n".join(lines[-LOG_LINES:])
 
 
 def failure(log: str) -> Receipt | None:
-    """Return the receipt of the last step that failed, as steps print it at their end."""
+    """Return the receipt of the last failed step, which steps print at their end."""
     for line in reversed(log.splitlines()):
         if line.startswith('{"step"'):
             with contextlib.suppress(msgspec.DecodeError):
@@ -220,7 +220,7 @@ def failure(log: str) -> Receipt | None:
 
 
 def _waiting(pod: client.V1Pod) -> str:
-    """Return why a pod has not started: no node for it, or an image that cannot be had."""
+    """Return why a pod has not started: no node, or an image that cannot be pulled."""
     states = [s.state.waiting for s in pod.status.container_statuses or [] if s.state.waiting]
     reasons = [f"{state.reason}: {state.message}" for state in states if state.message]
     reasons += [condition.message for condition in pod.status.conditions or [] if condition.message]

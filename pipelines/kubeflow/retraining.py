@@ -1,8 +1,8 @@
 """Write the three CronJobs of scheduled retraining: ``python -m deepcuts.pipelines.kubeflow.retraining``.
 
-Each is made of the same components, places and locks as every other Job (``jobs.py``), so that a step's new
-flag is in them, too; tests/manifests/test_retrain.py fails while a manifest differs from what this writes.
-The top of manifests/base/retrain.yaml explains how the three work together; these comments are kept.
+They use the same components, placement and security as every other Job (``jobs.py``), so that they get a
+step's new flags, too; tests/manifests/test_retrain.py fails if a manifest differs from this output. The
+comments at the top of manifests/base/retrain.yaml explain how the three work together; they are kept.
 """
 
 import json
@@ -27,7 +27,7 @@ from deepcuts.pipelines.placement import Size
 LARGE = Size(6, "24Gi", max_hours=24)
 MARGIN_NATS = 0.03
 WEEKLY, NEVER = "30 4 * * 1", "0 0 31 2 *"
-"""Monday 4:30 UTC; and a day that does not come: a template, of which the Job before it makes one."""
+"""Monday 4:30 UTC, and a date that does not exist, for a template from which the previous Job starts one."""
 
 
 SCORING: Json = {
@@ -68,7 +68,7 @@ SELECTING: Json = {
 
 
 def decide() -> Json:
-    """Return the first Job: score the model in service on the week's sample, weigh, and select."""
+    """Return the first Job: score the model in service on the week's sample, decide, and select."""
     link = Link("retrain", "cpu", SMALL, first=True)
     owned = f"{BUCKET}/retrain"
     containers = [
@@ -130,7 +130,7 @@ DECIDED = (
 
 
 def train() -> Json:
-    """Return the second Job: train. Nearly all of it runs in one image, so that a GPU node pulls few."""
+    """Return the second Job: train, nearly all in one image, so that a GPU node pulls few."""
     link = Link("retrain-train", "gpu", LARGE)
     containers = [
         link.carry("get", "train", ["train.jsonl", "valid.jsonl"]),
@@ -165,11 +165,11 @@ RECEIPTS = (
     *("pull-before", "evaluate-before", "retrain", "fetch", "select", "pull-train", "finetune", "pull"),
     *("evaluate-after", "accept"),
 )
-"""Of all three Jobs, in their order."""
+"""All three Jobs, in order."""
 
 
 def judge() -> Json:
-    """Return the last Job: score, compare, add up, and release what is no worse."""
+    """Return the last Job: score, compare, write the ledger, and release the model if it is no worse."""
     link = Link("retrain-judge", "cpu", SMALL)
     passed = {"candidate": "after", "reference": "before", "verdict": "verdict.md"}
     counted = {name.replace("-", "_"): f"{CARRY}/{name}.json" for name in RECEIPTS}
@@ -251,7 +251,7 @@ def comments_of(path: Path) -> str:
 
 
 def main(folder: Path) -> None:
-    """Write the manifests in ``folder`` again, below the comments they have."""
+    """Rewrite the manifests in ``folder``, keeping their comments."""
     for name in FILES:
         path = folder / name
         path.write_text(text(name, comments_of(path)))

@@ -1,4 +1,4 @@
-"""What a run on Kubeflow left in the store: how its tasks fared, receipts, ledger and report."""
+"""Read a Kubeflow run's outputs from the store: task results, receipts, ledger and report."""
 
 from pathlib import Path
 
@@ -15,12 +15,12 @@ from deepcuts.pipelines.runner.run_record import HELD_BACK, RunRecord, TaskRecor
 SILENT = "ended without a message: look at its pod's log in the Kubeflow UI"
 KILLED, PREEMPTED, INFRASTRUCTURE = 137, 143, 4
 DELETED = "pod deleted"
-"""What Argo says of an attempt whose pod is gone; it is the last word once there are no retries left."""
+"""Argo's message for an attempt whose pod is gone; it is final once there are no retries left."""
 EXIT_CODES = {reason: code for code, reason in END_REASONS.items()}
 
 
 class RunOutputs:
-    """What a run left under ``<pipeline root>/<pipeline>/<run>/<task>/…`` (KFP 2.17).
+    """Outputs of a run under ``<pipeline root>/<pipeline>/<run>/<task>/…`` (KFP 2.17).
 
     ``store`` is open at ``<pipeline root>/<pipeline>``, or None without one.
     """
@@ -31,13 +31,13 @@ class RunOutputs:
         self._receipts: dict[str, Receipt] = {}
 
     def refresh(self) -> None:
-        """Look again at what is there."""
+        """Clear the cache of listed outputs."""
         self._pods.refresh()
         if self._store:
             self._keys = self._store.list(f"{self._run_id}/")
 
     def describe(self, path: str, task: TaskRecord, folder: Path, ended: bool) -> None:
-        """Complete ``task`` by what its attempts left; when it has failed, by why."""
+        """Complete ``task`` from its attempts' records, with the reason if it has failed."""
         keys = self._of(path)
         if self._store and keys:
             self._from_attempts(path, task, keys)
@@ -52,7 +52,7 @@ class RunOutputs:
                 (folder / "stderr.log").write_text(said)
 
     def explain_start(self, run: RunRecord) -> None:
-        """Fail the first task that a failed run left out where none has failed: the driver of its DAG has."""
+        """If a failed run has no failed task, fail the first one left out: the driver of its DAG failed."""
         tasks = run.tasks.values()
         held = next((task for task in tasks if (task.status, task.message) == ("skipped", HELD_BACK)), None)
         if held and not any(task.status == "failed" for task in tasks):
@@ -61,7 +61,7 @@ class RunOutputs:
             held.message = f"Kubeflow could not start it: {said}"
 
     def collect(self, run: RunRecord, folder: Path) -> None:
-        """Bring the receipts of a run that has ended, its ledger, its summary and its report."""
+        """Download the receipts, ledger, summary and report of a finished run."""
         if not self._store:
             return
         left = run_records.read(self._store.uri(f"{self._run_id}/client/none/none"))
@@ -98,7 +98,7 @@ class RunOutputs:
             task.status = "running"
 
     def _receipt(self, key: str) -> Receipt:
-        """Return the receipt at ``key``, read once: it does not change, and every look asks for it."""
+        """Return the receipt at ``key``, cached because it does not change and is needed every time."""
         assert self._store
         if key not in self._receipts:
             fix = "delete it, and its attempt counts as lost"
@@ -106,7 +106,7 @@ class RunOutputs:
         return self._receipts[key]
 
     def _explain(self, path: str, task: TaskRecord, keys: list[str]) -> None:
-        """Say why a task failed, and with what exit code, by the best source there is."""
+        """Set a failed task's message and exit code from the best available source."""
         if self._store and (end := run_records.terminal(self._store, keys)):
             task.message, task.exit_code = end.message, end.code
             return
@@ -125,17 +125,17 @@ class RunOutputs:
         elif "exit code 143" in reason or reason == DELETED or PREEMPTED in codes[:1]:
             task.exit_code = PREEMPTED
             task.message = "its pod was taken away: submit again, it resumes from what is in the store"
-        elif reason and not keys:  # nothing of ours ever ran
+        elif reason and not keys:  # our code never ran
             task.exit_code, task.message = INFRASTRUCTURE, reason
         else:
             log = self._log(keys) or self._pods.log(path)
-            if failed := failure(log):  # the store, which would have it, was away
+            if failed := failure(log):  # it is not in the store, which was unreachable
                 task.exit_code, task.message = EXIT_CODES[failed.end_reason], failed.message
             else:
                 task.message = task.message or own_lines(log) or self._pods.say(path) or reason or SILENT
 
     def _log(self, keys: list[str]) -> str:
-        """Return the end of the log that KFP's launcher uploads, of failed steps too."""
+        """Return the end of the log that KFP's launcher uploads, even for failed steps."""
         logs = [key for key in keys if key.split("/")[-1].startswith("executor-logs")]
         return self._store.get_bytes(logs[-1]).decode(errors="replace") if logs and self._store else ""
 
@@ -145,9 +145,9 @@ class RunOutputs:
 
 
 def logs(store: Store | None, run_id: str, pods: RunPods, task: str) -> dict[str, str]:
-    """Return the logs of a run's tasks, by task; only that of ``task`` if one is given.
+    """Return the logs of a run's tasks by task, or only that of ``task``.
 
-    ``store`` is open at ``<pipeline root>/<pipeline>``; what it lacks comes from pods that are still there.
+    ``store`` is open at ``<pipeline root>/<pipeline>``; missing logs are read from pods that still exist.
     """
     found: dict[str, str] = {}
     for key in store.list(f"{run_id}/") if store else []:

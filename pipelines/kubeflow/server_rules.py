@@ -1,6 +1,6 @@
-"""What a Kubeflow Pipelines server refuses, or takes for something else than the YAML says: refused first.
+"""Refuse pipelines that a Kubeflow Pipelines server would refuse or misinterpret.
 
-Measured on KFP 2.17.0; every message names the fix. The local runner follows the same semantics, so that what
+Measured on KFP 2.17.0; every message names the fix. The local runner has the same semantics, so that whatever
 runs here runs there.
 """
 
@@ -14,24 +14,24 @@ from deepcuts.pipelines.runner.pipeline_spec import COMPLETED, read_yaml
 
 Json = dict[str, Any]
 PACKAGE_BYTES = 32 * 2**20
-"""The API server takes no larger upload."""
+"""Largest upload that the API server accepts."""
 PARAMETER_BYTES = 128 * 1024
-"""Of one default value; the values of a run stand in every node of its workflow."""
+"""Limit of one default value, as a run's values are repeated in every node of its workflow."""
 STATUS_BYTES = 900_000
-"""Of a run's workflow. When that is above 1 MiB with its specification, about 110 kB, Argo packs the status
-and KFP 2.17 cannot read it any more: the run's details freeze."""
+"""Limit of a run's workflow status. If it exceeds 1 MiB including the specification, about 110 kB, Argo
+compresses it and KFP 2.17 cannot read it any more: the run's details freeze."""
 PLACED_BYTES = 40
-"""Of an input that only places a pod: a quantity or a name, or the reference that kfp makes of it."""
+"""Bytes of an input that only places a pod: a quantity, a name, or kfp's reference to it."""
 LAUNCHER_BYTES, INPUT_BYTES, OUTPUT_BYTES, NODE_BYTES, ESCAPED = 900, 560, 230, 1_600, 1.11
-"""Of a pod: the launcher's own words, an input and an output artifact; of each node besides; and what quotes
-in quotes add. Fitted to the runs that ``tests/kfp`` measures, which they meet within 10 %."""
+"""Bytes of a pod: the launcher's arguments, an input and an output artifact, each node, and nested quotes.
+Fitted to the runs measured by ``tests/kfp``, within 10 %."""
 
 
 def check(package: Path) -> None:
     """Refuse a compiled pipeline that a server would refuse.
 
     Raises:
-        ValueError: everything that is wrong, one a line.
+        ValueError: all problems, one per line.
     """
     documents = read_yaml(package)
     found = list(_of_size(package.read_text()))
@@ -68,16 +68,16 @@ def _of_tasks(tasks: Mapping[str, Json]) -> Iterator[str]:
         before = task.get("dependentTasks", [])
         if used := sorted(hooks & set(before)):
             yield (
-                f"{name} needs {', '.join(used)}, which runs whatever fails: the server makes an exit hook "
-                "of it, and nothing may depend on one; use dsl.ExitHandler and let nothing follow it"
+                f"{name} needs {', '.join(used)}, which runs even after failures: the server makes it an "
+                "exit hook, on which nothing may depend; use dsl.ExitHandler and let nothing follow it"
             )
         if name in hooks and len(before) > 1:
             yield (
-                f"{name} runs whatever fails after {len(before)} tasks: the server starts it after each of "
+                f"{name} runs even after failures of {len(before)} tasks: the server starts it after each of "
                 "them; put them under one dsl.ExitHandler with it as exit task"
             )
         if name in hooks and task.get("inputs", {}).get("artifacts"):
-            yield f"{name} runs whatever fails, but its artifacts may be missing: give it parameters only"
+            yield f"{name} runs even after failures, but its artifacts may be missing: pass only parameters"
         given = Counter(str(source) for source in task.get("inputs", {}).get("artifacts", {}).values())
         if any(count > 1 for count in given.values()):
             yield (
@@ -95,10 +95,10 @@ def _of_parameters(spec: Json) -> Iterator[str]:
 
 
 def status_bytes(documents: list[Any]) -> int:
-    """Estimate the bytes of a run's workflow status when every task has ended, each at its first attempt.
+    """Estimate the bytes of a run's workflow status once every task has succeeded at its first attempt.
 
-    A task is six nodes: driver, executor and container, each once more for its retries. The pod's
-    specification stands in all six as a string; what the driver was given stands in its two.
+    A task has six nodes: driver, executor and container, each also for its retries. All six have the pod's
+    specification as a string; the driver's two also have its inputs.
     """
     spec: Json = documents[0] if documents and isinstance(documents[0], dict) else {}
     platform = ((documents[1:] or [None])[0] or {}).get("platforms", {}).get("kubernetes", {})
@@ -133,5 +133,5 @@ def _pod_bytes(component: Json, task: Json, executor: Json, placement: Json) -> 
 
 
 def _bytes(value: object) -> int:
-    """Estimate the length of a value as the server stores it: JSON."""
+    """Estimate the length of a value as JSON, the server's form."""
     return len(json.dumps(value))

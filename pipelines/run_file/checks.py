@@ -1,7 +1,7 @@
-"""Every value of a run, checked before anything runs: kinds, bounds, names, URIs, and what goes together.
+"""Check every value of a run before anything runs: types, bounds, names, URIs, and combinations.
 
-The steps check the same again. Their lists stand here a second time because those modules load torch, which a
-laptop that only submits need not have; tests/pipelines/test_checks.py holds the two together.
+The steps check the same. Their lists are repeated here because those modules load torch, which a laptop that
+only submits need not have; tests/pipelines/test_checks.py compares them.
 """
 
 import re
@@ -117,13 +117,13 @@ KINDS: dict[str, Any] = {
     "seed": Seed,
     "data_seed": Seed,
 }
-"""What a parameter of that name may be, in whatever pipeline."""
+"""Types of parameters by name, in all pipelines."""
 SCHEMES = ("file", "s3", "minio", "hf", "example")
 STORES = ("file", "s3", "minio")
 
 
 def problems(values: Mapping[str, Any]) -> list[str]:
-    """List what is wrong with the values given, one line each; values of the wrong type are left out."""
+    """Return the problems of the values given, one line each; values of the wrong type are left out."""
     found = []
     for name, kind in KINDS.items():
         if name in values:
@@ -141,7 +141,7 @@ def _lines(check: Callable[..., object], *values: object) -> list[str]:
         check(*values)
     except (DataError, ValueError, FileNotFoundError) as error:
         return str(error).splitlines()
-    except (TypeError, AttributeError):  # of a type that the pipeline does not take, which is reported anyway
+    except (TypeError, AttributeError):  # of the wrong type, which is reported elsewhere
         pass
     return []
 
@@ -185,7 +185,7 @@ def _shares(values: Mapping[str, Any]) -> None:
 
 
 def _layout(values: Mapping[str, Any]) -> None:
-    """Look at what is on this machine: a configuration to name, splits without rows."""
+    """Check local data: a configuration to choose, splits without rows."""
     path = _local(values.get("data_uri"))
     if path is None:
         return
@@ -224,7 +224,7 @@ def _embedder(values: Mapping[str, Any]) -> None:
 
 def _measures(values: Mapping[str, Any]) -> None:
     given = values.get("measures", [])
-    if not isinstance(given, list):  # which is said already
+    if not isinstance(given, list):  # which is reported already
         return
     own = [measure for measure in given if not re.match("lm-eval:.|general(:.|$)", str(measure))]
     strict.decode(list[Metric], own, "measures")
@@ -238,7 +238,7 @@ def _candidates(values: Mapping[str, Any]) -> None:
         raise ValueError(f"quantize_candidates {given}: give each format once")
     alone = {"auto", "off"} & set(given)
     if alone and len(given) > 1:
-        raise ValueError(f"quantize_candidates {given}: {min(alone)} stands alone: give it, or formats")
+        raise ValueError(f"quantize_candidates {given}: {min(alone)} must be alone: give it, or formats")
     if len({str(name).startswith("gguf") for name in given}) > 1:
         raise ValueError(
             f"quantize_candidates {given}: gguf formats run in llama.cpp: give them, or the others"
@@ -264,7 +264,7 @@ def _space(values: Mapping[str, Any]) -> None:
 
 
 def _local(uri: object) -> Path | None:
-    """Return the path of a ``file://`` URI that is there; others are looked at when they are fetched."""
+    """Return the existing path of a ``file://`` URI; others are checked when they are fetched."""
     if not isinstance(uri, str) or not uri.startswith("file://"):
         return None
     path = Path(unquote(uri.removeprefix("file://")))

@@ -1,4 +1,4 @@
-"""Parameters of a pipeline, for people and editors: groups, kinds with choices, defaults; a JSON schema."""
+"""Describe a pipeline's parameters for people and editors: groups, types, defaults; a JSON schema."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -14,9 +14,9 @@ from deepcuts.pipelines.run_file import checks
 from deepcuts.pipelines.runner import pipeline_spec, spec_types
 
 EXAMPLE = "the bundled example by default"
-"""Of a parameter whose default only lets a pipeline start from the UI as it is: here it must be given."""
+"""Mark of a parameter whose default is only for starts from the UI; here it must be given."""
 FILLED = {"store_uri": "under --runs", "nodepools": "nodepools.yaml"}
-"""Parameters that ``deepcuts run`` fills in where a pipeline takes them."""
+"""Parameters that ``deepcuts run`` fills in if a pipeline has them."""
 GROUPS = {
     "Model and data": """base_uri teacher_uri student_uri data_uri format columns config data_config
         max_tokens valid_share test_share max_bad_share fold_system""",
@@ -35,8 +35,8 @@ GROUPS = {
     "Budget": """budget_usd deadline_hours pool spot budget_tokens budget_seconds nodepools usd_per_unit
         predictions retraining_usd price_ratio""",
 }
-"""What help shows first, in this order; every other name is under ADVANCED."""
-CONFIRMED = "Ask before run or submit starts what may cost more dollars (p90); 0 asks nothing."
+"""Groups in the order of help; all other names are under ADVANCED."""
+CONFIRMED = "Ask before run or submit starts a run that may cost more dollars (p90); 0 never asks."
 ADVANCED = "Advanced"
 IN_ORDER = (*GROUPS, ADVANCED)
 WORDS = {
@@ -63,21 +63,21 @@ class Setting(NamedTuple):
     name: str
     """``base_uri``, or ``recipe.seed``."""
     kind: str
-    """In words, with its choices or bounds."""
+    """In words, with choices or bounds."""
     default: Any
-    """None where it must be given."""
+    """None if it must be given."""
     required: bool
     meaning: str
 
     @property
     def group(self) -> str:
-        """Return the heading of help it stands under."""
+        """Return its heading in help."""
         key = self.name.rpartition(".")[2]
         return next((group for group, names in GROUPS.items() if key in names.split()), ADVANCED)
 
 
 def parameters(pipeline: spec_types.Pipeline) -> Iterator[Setting]:
-    """Yield what a run of this pipeline can be given, in the order of GROUPS, then the keys of its recipe."""
+    """Yield the parameters of a pipeline in the order of GROUPS, then the keys of its recipe."""
     known = pipeline.root.input_definitions.parameters
     order = " ".join(GROUPS.values()).split()
     for name in sorted(known, key=lambda name: order.index(name) if name in order else len(order)):
@@ -107,18 +107,18 @@ def required(parameter: spec_types.ParameterDefinition) -> bool:
 
 
 def meanings(kind: type) -> dict[str, str]:
-    """Return what the docstrings below the fields of a struct say, by field."""
+    """Return the docstrings below the fields of a struct, by field."""
     fields = docstring_parser.parse_from_object(kind).params
     return {field.arg_name: one_line(field.description or "") for field in fields}
 
 
 def one_line(text: str) -> str:
-    """Return text without its line breaks."""
+    """Return text without line breaks."""
     return " ".join(text.split())
 
 
 def in_words(info: types.Type, mark: str = "") -> str:
-    """Say what a value may be, with its choices (each between two of ``mark``) or bounds."""
+    """Describe a type in words, with choices (quoted by ``mark``) or bounds."""
     match info:
         case types.BoolType():
             return "true or false"
@@ -131,7 +131,7 @@ def in_words(info: types.Type, mark: str = "") -> str:
         case types.ListType(item_type=item):
             return f"list of {in_words(item, mark)}"
         case types.UnionType(types=arms):
-            return " or ".join(in_words(each, mark) for each in arms)
+            return " or ".join(in_words(each, mark) for each in arms if not isinstance(each, types.NoneType))
         case types.StructType():
             return "mapping"
         case _:

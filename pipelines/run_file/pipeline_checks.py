@@ -1,4 +1,4 @@
-"""Values of single pipelines, checked before anything runs by the code that their steps check them with."""
+"""Check values of single pipelines before anything runs, with the code of their steps."""
 
 import difflib
 import json
@@ -18,13 +18,13 @@ from deepcuts.components.tune_katib import algorithms
 from deepcuts.pipelines.run_file import places
 
 MAX_LAYERS = 10_000
-"""Of a student whose config.json is not on this machine."""
+"""Number of layers for a student whose config.json is not on this machine."""
 NAMESPACE = re.compile(r"([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?")
 ADDRESS = re.compile(r"[^\s:/]+:\d{1,5}")
 
 
 def student(values: Mapping[str, Any]) -> None:
-    """Check what a distillation makes its student of, and how it is taught."""
+    """Check the origin and the settings of a distillation's student."""
     if "layers" not in values:
         return
     layers, config = values["layers"], values.get("config") or {}
@@ -34,11 +34,11 @@ def student(values: Mapping[str, Any]) -> None:
         count = base.get("num_hidden_layers", MAX_LAYERS)
         distill_config.kept_layers(layers, count if isinstance(count, int) else MAX_LAYERS)
     if "vocab_size" in config:
-        raise ValueError("config.vocab_size: the student must keep the vocabulary: take it out")
-    for key in config.keys() - base.keys():  # a key may be left out at its default: only slips are sure
+        raise ValueError("config.vocab_size: the student must keep the vocabulary: remove it")
+    for key in config.keys() - base.keys():  # defaults may be left out, so only likely typos are reported
         if difflib.get_close_matches(key, base, n=1, cutoff=strict.NEAR):
             raise ValueError(strict.unknown_key("config", key, base))
-    if values.get("method") not in distill_config.METHODS:  # which is said already
+    if values.get("method") not in distill_config.METHODS:  # which is reported already
         return
     given = {name: values[name] for name in DistillConfig.__struct_fields__ if name in values}
     teaching = DistillConfig(**given)
@@ -48,21 +48,21 @@ def student(values: Mapping[str, Any]) -> None:
 
 
 def _config_of(uri: object) -> dict[str, Any]:
-    """Return the config.json of a model on this machine; of no other, and not of a torn one."""
+    """Return the config.json of a local model; empty for others and damaged ones."""
     path = places.local(uri) if isinstance(uri, str) else None
     try:
         found = json.loads((path / "config.json").read_bytes()) if path else {}
-    except (OSError, ValueError):  # said where the folder is looked at
+    except (OSError, ValueError):  # reported when the folder is checked
         return {}
     return found if isinstance(found, dict) else {}
 
 
 def search(values: Mapping[str, Any]) -> None:
-    """Check a search: its rungs, its space against the recipe, and what Katib can do of it."""
+    """Check a search: its rungs, its space against the recipe, and Katib's limits."""
     if "search_min_tokens" not in values:
         return
     least, most = values["search_min_tokens"], values["search_max_tokens"]
-    if least < 1 or values["eta"] < 2:  # which is said already
+    if least < 1 or values["eta"] < 2:  # which is reported already
         return
     if least > most:
         raise ValueError(f"search_min_tokens {least} is above search_max_tokens {most}: lower it")
@@ -89,7 +89,7 @@ def trials(values: Mapping[str, Any]) -> None:
 
 
 def retraining(values: Mapping[str, Any]) -> None:
-    """Check what decides on a retraining: names, what it is judged by, what it costs."""
+    """Check the settings of a retraining decision: names, metric, costs."""
     if "service" not in values:
         return
     found = []
@@ -108,7 +108,7 @@ def retraining(values: Mapping[str, Any]) -> None:
 
 
 def folders(values: Mapping[str, Any]) -> None:
-    """Check that models on this machine are folders of one, and that the store is none of their files."""
+    """Check that local models are model folders, and that the store is a folder."""
     found = []
     for name in ("base_uri", "teacher_uri", "student_uri", "service_uri"):
         path = _there(values.get(name))

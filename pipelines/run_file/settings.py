@@ -1,5 +1,6 @@
-"""What the user asked for: run file, --set and what the command fills in become a pipeline's arguments."""
+"""Turn the run file, --set and the command's own values into a pipeline's arguments."""
 
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,28 +16,30 @@ from deepcuts.pipelines.run_file import checks, hints, parameters, places
 from deepcuts.pipelines.runner import pipeline_spec, spec_types
 
 CONFIRM = "confirm_above_usd"
-"""Key of a run file that the command reads itself; no pipeline takes it."""
+"""Key of a run file for the command itself; no pipeline has it."""
 MISSING = re.compile(r"\w+: missing: ")
 
 
 def given(file: Path | None, words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Return the arguments of a run file and of ``--set``, and everything that is wrong with them."""
+    """Return the arguments of a run file and of ``--set``, and everything that is wrong with the latter.
+
+    Raises:
+        FileNotFoundError, ValueError: the run file cannot be read; what it lacks is unknown then.
+    """
     found: list[str] = []
-    values: dict[str, Any] = {}
-    if file:
-        values = tried(found, values, read, file)
+    values = read(file) if file else {}
     for word in words:
         values = tried(found, values, override, values, [word])
     return former_names.arguments(values), found
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return the arguments in a run file; paths in it count from its own folder.
+    """Read the arguments in a run file; paths in it are relative to its folder.
 
     ``nodepools`` may be the path of a nodepools.yaml.
 
     Raises:
-        FileNotFoundError: it is missing.
+        FileNotFoundError: the file does not exist.
         ValueError: it is empty, or not a YAML mapping.
     """
     if not path.is_file():
@@ -55,20 +58,20 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _with_pools(arguments: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return ``arguments`` with the content of the file that ``nodepools`` names."""
+    """Return ``arguments`` with the content of the file named by ``nodepools``."""
     if not isinstance(arguments.get("nodepools"), str):
         return arguments
-    path = folder / Path(arguments["nodepools"]).expanduser()
+    path = folder / os.path.expanduser(arguments["nodepools"])
     if not path.is_file():
         raise FileNotFoundError(f"nodepools: nothing at {path}: check the path")
     return arguments | {"nodepools": yaml_files.load(path)}
 
 
 def override(arguments: Mapping[str, Any], words: list[str]) -> dict[str, Any]:
-    """Return ``arguments`` with ``a.b=value`` words put in; their paths count from the working directory.
+    """Return ``arguments`` with ``a.b=value`` words applied; paths are relative to the working directory.
 
     Raises:
-        ValueError: a word has no ``=``, its value is not YAML, or it goes below something that has no keys.
+        ValueError: a word has no ``=``, its value is not YAML, or its name is below a value without keys.
     """
     result = dict(arguments)
     for word in words:
@@ -88,7 +91,7 @@ def put(arguments: Mapping[str, Any], name: str, value: object) -> dict[str, Any
     """Return ``arguments`` with ``value`` at the dotted ``name``.
 
     Raises:
-        ValueError: the name goes below something that has no keys.
+        ValueError: the name is below a value without keys.
     """
     first, _, rest = name.partition(".")
     if not rest:
@@ -105,13 +108,13 @@ def complete(
     fills: Mapping[str, Any],
     problems: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """Return ``given``, with ``fills`` where the pipeline takes them and nothing was given.
+    """Return ``given``, with ``fills`` for parameters of the pipeline that were not given.
 
     Raises:
-        ValueError: everything that is wrong, one a line, behind the ``problems`` found before: names, types,
-            recipe, node pools, missing files. The steps would find the last three too, but only after the
-            steps before them have been paid for.
-        FileNotFoundError: nothing is wrong but that files are missing.
+        ValueError: all problems, one per line, after the ``problems`` found before: names, types, recipe,
+            node pools, missing files. The steps would find the last three, too, but only after earlier steps
+            were paid for.
+        FileNotFoundError: the only problem is that files are missing.
     """
     known = pipeline.root.input_definitions.parameters
     given, found = _sorted_out(pipeline, given)
@@ -126,16 +129,16 @@ def complete(
 
 
 def confirm_above_usd(given: Mapping[str, Any]) -> float:
-    """Return the dollars above which a run is not started without a question; 0 asks nothing.
+    """Return the dollars above which to ask before a run; 0 never asks.
 
     Raises:
-        ValueError: it is no such number.
+        ValueError: it is not such a number.
     """
     return float(strict.decode(NonNegative, given.get(CONFIRM, 0.0), CONFIRM))
 
 
 def _absent(arguments: Mapping[str, Any]) -> list[str]:
-    """Return a line for each place on this machine where nothing is."""
+    """Return a line for each missing local place."""
     return [
         line
         for name, value in arguments.items()
@@ -145,7 +148,7 @@ def _absent(arguments: Mapping[str, Any]) -> list[str]:
 
 
 def _sorted_out(pipeline: spec_types.Pipeline, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return (what the pipeline takes, whole numbers as such; a message for each key it does not take)."""
+    """Return (arguments of the pipeline, with whole numbers as integers; a message for each unknown key)."""
     known, name_of = pipeline.root.input_definitions.parameters, pipeline.pipeline_info.name.replace("-", "_")
     found = [hints.unknown(name, known, name_of) for name in given if name not in (*known, CONFIRM)]
     found += lines_of(confirm_above_usd, given)
@@ -162,10 +165,10 @@ def _sorted_out(pipeline: spec_types.Pipeline, given: Mapping[str, Any]) -> tupl
 
 
 def partial(pipeline: spec_types.Pipeline, given: Mapping[str, Any], problems: Iterable[str] = ()) -> None:
-    """Check ``given`` among the pipeline's defaults, where a run's other values are not known yet.
+    """Check ``given`` together with the pipeline's defaults, without a run's other values.
 
     Raises:
-        ValueError, FileNotFoundError: as ``complete``, but for values that are missing.
+        ValueError, FileNotFoundError: as in ``complete``, except for missing values.
     """
     given, hinted = _sorted_out(pipeline, given)
     found = [*hinted, *_wrong(pipeline, _defaults(pipeline) | given)]
@@ -173,10 +176,10 @@ def partial(pipeline: spec_types.Pipeline, given: Mapping[str, Any], problems: I
 
 
 def refuse(problems: Iterable[str], absent: Sequence[str] = ()) -> None:
-    """Raise ValueError with all ``problems`` and what is ``absent``, one a line, if there is any.
+    """Raise ValueError with all ``problems`` and ``absent`` files, one per line, if there are any.
 
     Raises:
-        FileNotFoundError: nothing is wrong but that files are absent.
+        FileNotFoundError: the only problem is that files are absent.
     """
     wrong = list(dict.fromkeys(problems))
     if absent and not wrong:
@@ -186,7 +189,7 @@ def refuse(problems: Iterable[str], absent: Sequence[str] = ()) -> None:
 
 
 def lines_of(check: Callable[..., object], *values: object) -> list[str]:
-    """Return what ``check`` finds wrong with ``values``, one problem a line."""
+    """Return the problems that ``check`` finds with ``values``, one per line."""
     try:
         check(*values)
     except (ValueError, FileNotFoundError) as error:
@@ -197,7 +200,7 @@ def lines_of(check: Callable[..., object], *values: object) -> list[str]:
 def tried(
     found: list[str], before: dict[str, Any], make: Callable[..., dict[str, Any]], *given: Any
 ) -> dict[str, Any]:
-    """Return what ``make`` makes of ``given``; where that is wrong, ``before``, and ``found`` says why."""
+    """Return ``make`` of ``given``; on an error, return ``before`` and add the error to ``found``."""
     try:
         return make(*given)
     except ValueError as error:
@@ -211,7 +214,7 @@ def _defaults(pipeline: spec_types.Pipeline) -> dict[str, Any]:
 
 
 def _wrong(pipeline: spec_types.Pipeline, arguments: Mapping[str, Any]) -> list[str]:
-    """Return everything that is wrong with ``arguments``; a parameter of the wrong type is named once."""
+    """Return all problems with ``arguments``; a parameter of the wrong type is reported once."""
     found = lines_of(pipeline_spec.arguments, pipeline, arguments)
     named = {line.partition(":")[0] for line in found}
     found += [
@@ -230,8 +233,8 @@ def _wrong(pipeline: spec_types.Pipeline, arguments: Mapping[str, Any]) -> list[
 
 
 def _beside_recipe(value: dict[str, Any], max_tokens: object, difficulty_signal: object) -> None:
-    """Check what must agree with single keys of a recipe, whatever is wrong with its others."""
-    with warnings.catch_warnings(action="ignore"):  # parsing it warns of old keys already
+    """Check other settings against single keys of a recipe, even if the rest of it is invalid."""
+    with warnings.catch_warnings(action="ignore"):  # parsing warns of old keys already
         given = strict.current_names(Recipe, value, "recipe")
     found, order, seq_len = [], given.get("order", Recipe().order), given.get("seq_len", Recipe().seq_len)
     if difficulty_signal not in ("none", None) and order == "shuffle":
@@ -248,7 +251,7 @@ def _beside_recipe(value: dict[str, Any], max_tokens: object, difficulty_signal:
 
 
 def _pools(pipeline: spec_types.Pipeline, arguments: Mapping[str, Any]) -> None:
-    """Check that every pool that a task is placed on has a price, if there is a budget to keep."""
+    """Check that every pool of a task has a price, if there is a budget."""
     known, budget_usd = nodepools.parse(arguments["nodepools"]), arguments.get("budget_usd")
     placed = {pipeline_spec.pool(leaf.placement) for _, leaf in pipeline_spec.leaves(pipeline)}
     if pipeline_spec.AS_PLANNED in placed:

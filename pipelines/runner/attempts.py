@@ -1,6 +1,6 @@
-"""Attempts of the tasks of a local run, kept as a task's pod keeps its own (``components/core/attempts.py``).
+"""Record attempts of a local run's tasks, in the form of ``components/core/attempts.py``.
 
-The runner writes them, not the step: a process killed while it still imports torch was paid for, too.
+The runner writes them, not the step, as a process killed while importing torch was paid for, too.
 """
 
 import shutil
@@ -15,27 +15,27 @@ OWN = "attempts-local"
 
 
 def begin(task: Path, begun: Begun) -> None:
-    """Leave that an attempt started; ``task`` is the task's folder."""
+    """Record that an attempt started; ``task`` is the task's folder."""
     write_json(task / OWN / "begun" / str(begun.number), begun)
 
 
 def alive(task: Path, number: int, seconds: float) -> None:
-    """Leave how long the attempt has taken so far."""
+    """Record the attempt's seconds so far."""
     write_json(task / OWN / "alive" / str(number), Alive(round(seconds, 3)))
 
 
 def close(task: Path, number: int) -> None:
-    """Keep the receipts of an attempt that has ended, however it ended."""
+    """Keep the receipts of a finished attempt, whatever its end."""
     _copy(task / "outputs", task / OWN / "receipts" / str(number))
 
 
 def reuse(task: Path) -> None:
-    """Keep the receipts of outputs that came from the cache."""
+    """Keep the receipts of outputs from the cache."""
     _copy(task / "outputs", task / REUSED / "receipts" / "1")
 
 
 def forget(task: Path) -> None:
-    """Remove all attempts: the run they belonged to is over."""
+    """Remove all attempts, as their run is over."""
     for name in (OWN, REUSED):
         files.remove(task / name)
 

@@ -1,4 +1,4 @@
-"""Cache by content: the same image, command line, input bytes and code give the same outputs."""
+"""Cache outputs by content: image, command line, input bytes and code."""
 
 import ast
 import contextlib
@@ -22,15 +22,15 @@ LOCKS = ".locks"
 
 
 class CacheEntry(msgspec.Struct, frozen=True):
-    """What a task made; its artifacts lie next to this file under their names."""
+    """A task's outputs; its artifacts are next to this file under their names."""
 
     parameters: dict[str, Any]
     digests: dict[str, str]
-    """SHA-256 of each artifact that the task wrote."""
+    """SHA-256 of each artifact written by the task."""
 
 
 def key(words: list[str], env: list[dict[str, str]], code: str) -> str:
-    """Hash (SHA-256) what decides a task's outputs: image, argv with content for paths, env, code."""
+    """Hash (SHA-256) what determines a task's outputs: image, argv with content for paths, env, code."""
     return hashlib.sha256(json.dumps([words, env, code], sort_keys=True).encode()).hexdigest()
 
 
@@ -43,7 +43,7 @@ def keep(cache: Path, name: str, entry: CacheEntry, artifacts: Mapping[str, Path
 
 
 def restore(cache: Path, name: str, artifacts: Mapping[str, Path]) -> CacheEntry | None:
-    """Put the outputs kept under a key where the task would write them; None unless they are there, whole."""
+    """Copy the outputs cached under a key to where the task would write them; None if not complete."""
     if not (cache / name).is_dir():
         return None
     with _locked(cache, name):
@@ -51,7 +51,7 @@ def restore(cache: Path, name: str, artifacts: Mapping[str, Path]) -> CacheEntry
 
 
 def forget(cache: Path, name: str, used: float) -> None:
-    """Remove an entry, unless a run has taken or replaced it since ``used`` (mtime of its ``entry.json``)."""
+    """Remove an entry unless a run has used or replaced it since ``used`` (mtime of its ``entry.json``)."""
     entry = cache / name / "entry.json"
     with _locked(cache, name):
         if entry.exists() and entry.stat().st_mtime == used:
@@ -61,23 +61,23 @@ def forget(cache: Path, name: str, used: float) -> None:
 def _restore(folder: Path, artifacts: Mapping[str, Path]) -> CacheEntry | None:
     try:
         entry = msgspec.json.decode((folder / "entry.json").read_bytes(), type=CacheEntry)
-    except (FileNotFoundError, *MALFORMED):  # damaged: it is made again
+    except (FileNotFoundError, *MALFORMED):  # damaged, so it is made again
         return None
     for artifact, digest in entry.digests.items():
         if not (folder / artifact).exists():
             return None
         files.remove(artifacts[artifact])
         _link(folder / artifact, artifacts[artifact])
-        if files.digest(artifacts[artifact]) != digest:  # someone edited it: never build on it
+        if files.digest(artifacts[artifact]) != digest:  # edited by someone, so not used
             files.remove(folder)
             return None
-    os.utime(folder / "entry.json")  # deepcuts clean goes by when it was used last
+    os.utime(folder / "entry.json")  # deepcuts clean uses the time of last use
     return entry
 
 
 @contextlib.contextmanager
 def _locked(cache: Path, name: str) -> Iterator[None]:
-    """Let one process at a time use an entry: replacing one takes several operations."""
+    """Lock an entry for one process, as replacing one takes several operations."""
     (cache / LOCKS).mkdir(parents=True, exist_ok=True)
     with (cache / LOCKS / name[:2]).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -85,7 +85,7 @@ def _locked(cache: Path, name: str) -> Iterator[None]:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Put the same bytes under another name; copy only where hard links cannot reach."""
+    """Hard-link a file or folder, or copy it where links are not possible."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
         shutil.copytree(source, target, copy_function=_link_file)
@@ -101,10 +101,10 @@ def _link_file(source: str | Path, target: str | Path) -> None:
 
 
 def code_digest(modules: Iterable[str], root: Path) -> str:
-    """Hash (SHA-256) the steps' own folders and every module under ``root`` they import, even indirectly.
+    """Hash (SHA-256) the steps' folders and all modules under ``root`` that they import, even indirectly.
 
-    A change in another step, or in a shared module that none of these loads, costs no hit. Versions of
-    installed packages are not in it: they belong to the image, here to the environment (use --fresh).
+    Changes in other steps, or in shared modules that these do not load, keep the cache valid. Versions of
+    installed packages are not included, as they belong to the image, here to the environment (use --fresh).
     """
     found: set[Path] = set()
     for module in modules:
@@ -128,7 +128,7 @@ def _imports(path: Path, root: Path) -> Iterator[Path]:
     package = path.relative_to(root).parent.parts
     try:
         tree = ast.parse(path.read_bytes())
-    except SyntaxError:  # the step says so itself, with the line
+    except SyntaxError:  # the step itself reports it, with the line
         return
     for node in ast.walk(tree):
         match node:

@@ -1,4 +1,4 @@
-"""Steps run here need the extras of their images: said before the first of them fails, or where one did."""
+"""Report extras that are missing for running steps here, before the first step or after one failed."""
 
 import importlib.metadata
 import re
@@ -7,24 +7,24 @@ from collections.abc import Iterable
 from deepcuts.components.core.extras import advice, quoted
 
 IMAGES = ("data", "train", "ops")
-"""Images of steps; each installs the extra of its name."""
+"""Images of steps; each has the extra of its name installed."""
 NEEDED = {"data": ("pyarrow", "transformers"), "train": ("torch", "transformers", "peft", "accelerate")}
-"""What nearly every step of an image imports; the rest only some do."""
+"""Packages that nearly every step of an image imports."""
 MISSING = re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'")
 
 
 def explained(log: str) -> str:
-    """Return the end of a step's log, with the advice where a module was missing."""
+    """Return the end of a step's log, with advice if a module was missing."""
     found = MISSING.search(log)
     hint = advice(found[1]) if found else ""
     return f"{log}\n{hint}" if hint else log
 
 
 def check(images: Iterable[str]) -> None:
-    """Refuse to run steps of ``images`` here before the first of them fails.
+    """Check before a run that the steps of ``images`` can run here.
 
     Raises:
-        ValueError: what nearly every step of one of them imports is not installed.
+        ValueError: a package that nearly every step of an image imports is not installed.
     """
     lacking = [extra for extra in IMAGES if extra in images and not all(map(_there, NEEDED.get(extra, ())))]
     if lacking:

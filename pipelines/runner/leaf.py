@@ -1,7 +1,7 @@
-"""Run one task of a compiled pipeline: its identity, the cache, its attempts, what it left.
+"""Run one task of a compiled pipeline: its identity, the cache, its attempts, its outputs.
 
-A task whose inputs, argv and code were seen before takes its outputs from the cache. Deadlines, resource
-limits and secrets of the placement mean nothing here.
+A task with known inputs, argv and code takes its outputs from the cache. Deadlines, resource limits and
+secrets of the placement are ignored here.
 """
 
 import asyncio
@@ -34,14 +34,14 @@ from deepcuts.pipelines.runner.processes import Processes
 from deepcuts.pipelines.runner.run_record import RunRecord, TaskRecord, TaskStatus
 
 SAVE_SECONDS = 5.0
-"""How much of a killed run's time its records may miss."""
+"""Precision to which a killed run's time is known."""
 CHAIN = "deepcuts.components.core.chain"
 RETRYABLE = (4, 137, 143)
-"""Infrastructure, or a killed process; trying the others again would fail again."""
+"""Exit codes to retry: infrastructure, or a killed process; others would fail again."""
 
 
 class Leaves:
-    """Runs the leaves of one run; ``changed`` is called whenever the record of one changes."""
+    """Runs the leaves of one run; ``changed`` is called whenever a record changes."""
 
     def __init__(
         self,
@@ -63,12 +63,12 @@ class Leaves:
     async def run(
         self, path: str, leaf: pipeline_spec.Leaf, inputs: TaskValues, asked: Mapping[str, Any]
     ) -> TaskValues:
-        """Run the leaf at ``path``, or take what an equal one made from the cache; returns its outputs.
+        """Run the leaf at ``path``, or take the outputs of an equal one from the cache; return its outputs.
 
-        ``asked`` is what its pod would ask for, where the run has decided that (``placed.py``).
+        ``asked`` has its pod's requests, if the run decides on them (``placed.py``).
 
         Raises:
-            ValueError, OSError: an input is missing, or cannot be read.
+            ValueError, OSError: an input is missing or cannot be read.
         """
         record, kinds = self._run.tasks[path], leaf.component.output_definitions.artifacts
         record.pool, record.asked = placed.pool(leaf, inputs), dict(asked)
@@ -82,11 +82,11 @@ class Leaves:
             made = {name: folder / "outputs" / name for name in kinds}
             self._identify(record, leaf, inputs)
             # wait for an equal task: if both ran, the later receipt would replace the first one in the cache,
-            # and a rerun of everything would find the ledger's inputs changed
+            # and in a rerun the ledger's inputs would have changed
             async with self._equal[record.cache_key if leaf.caching else path]:
                 kept = self._recall(record, leaf, made)
                 if not kept and not await self._attempts(folder, record, leaf, inputs):
-                    # what it left all the same, its receipt above all, is for the ledger
+                    # what a failed task left, especially its receipt, is for the ledger
                     return TaskValues("failed", {}, _artifacts(kinds, made, _digests(made)))
                 entry = kept or self._keep(record, leaf, folder / "outputs", made)
                 if kept:
@@ -98,7 +98,7 @@ class Leaves:
         return TaskValues("done", entry.parameters, _artifacts(kinds, made, entry.digests))
 
     def _identify(self, record: TaskRecord, leaf: pipeline_spec.Leaf, inputs: TaskValues) -> None:
-        """Name the task by what it is made of."""
+        """Set the task's identity from its inputs."""
         assert (container := leaf.executor.container)
         modules = {*pipeline_spec.steps(leaf).values(), *(w for w in container.command if w == CHAIN)}
         record.code_digest = cache.code_digest(sorted(modules), self._root)
@@ -111,7 +111,7 @@ class Leaves:
     def _recall(
         self, record: TaskRecord, leaf: pipeline_spec.Leaf, made: Mapping[str, Path]
     ) -> cache.CacheEntry | None:
-        """Return what an equal task made before, if this one may use it."""
+        """Return the cached outputs of an equal task, if this one may use them."""
         entry = (
             cache.restore(self._cached, record.cache_key, made) if leaf.caching and not self._fresh else None
         )
@@ -131,13 +131,11 @@ class Leaves:
     async def _attempts(
         self, folder: Path, record: TaskRecord, leaf: pipeline_spec.Leaf, inputs: TaskValues
     ) -> bool:
-        """Run a task until it is done, fails for good, or its retries are used up; whether it is done."""
+        """Run a task until it is done, fails for good, or has no retries left; return whether it is done."""
         assert (container := leaf.executor.container)
         outputs, retry = folder / "outputs", leaf.task.retry_policy
         if pipeline_spec.pool(leaf.placement) == pipeline_spec.AS_PLANNED:
-            retry = (
-                spec_types.Retry()
-            )  # its retries are for a spot node that goes, which this machine does not
+            retry = spec_types.Retry()  # retries are for lost spot nodes, which do not occur here
         _clear(outputs)
         executor = placeholders.executor_input(
             leaf.component, inputs, lambda a: f"file://{a.path}", lambda n: str(outputs / n)
@@ -171,10 +169,11 @@ class Leaves:
     async def _process(
         self, folder: Path, record: TaskRecord, argv: list[str], env: list[dict[str, str]]
     ) -> int:
-        """Run one attempt; return its exit code, 128 + n when signal n ended it."""
+        """Run one attempt; return its exit code, 128 + n after signal n."""
         record.attempt += 1
         record.status, record.started_at, record.message = "running", clock.utc(), ""
-        # before run.json says so: else, killed in between, the next would count past one without a record
+        # before run.json: if killed in between, the next attempt would otherwise skip a number without a
+        # record
         attempts.begin(folder, Begun(record.step, record.pool, record.attempt, record.started_at))
         self._changed()
         threads = str(max(1, (os.cpu_count() or 1) // self._run.parallel))
@@ -182,7 +181,7 @@ class Leaves:
         settings |= {"DEEPCUTS_POOL": record.pool, "DEEPCUTS_ATTEMPT": str(record.attempt)}
         before = record.seconds
 
-        def spent(seconds: float) -> None:  # each second: what is killed before its first sign is free
+        def spent(seconds: float) -> None:  # every second, as time before the first record is not counted
             record.seconds = round(before + seconds, 3)
             attempts.alive(folder, record.attempt, seconds)
 
@@ -210,7 +209,7 @@ def _artifacts(
 
 
 def _import(leaf: pipeline_spec.Leaf, inputs: TaskValues) -> tuple[dict[str, Path], cache.CacheEntry]:
-    """Return ``dsl.importer``: the artifact stays where it is."""
+    """Run ``dsl.importer``, which leaves the artifact where it is."""
     assert leaf.executor.importer
     source = leaf.executor.importer.artifact_uri
     uri = str(source["constant"] if "constant" in source else inputs.parameters[source["runtimeParameter"]])
@@ -222,7 +221,7 @@ def _import(leaf: pipeline_spec.Leaf, inputs: TaskValues) -> tuple[dict[str, Pat
 
 
 def _addressed(inputs: TaskValues) -> list[str]:
-    """Hash the local file that a parameter named ``uri`` points to: its bytes may change."""
+    """Hash the local file named by a parameter ``uri``, as its content may change."""
     uri = inputs.parameters.get("uri")
     path = _local(uri) if isinstance(uri, str) else Path()
     return [files.digest(path)] if path.is_absolute() and path.exists() else []
@@ -233,7 +232,7 @@ def _local(uri: str) -> Path:
 
 
 def _clear(outputs: Path) -> None:
-    """Make ready for the next attempt: what the last one wrote goes."""
+    """Remove the last attempt's outputs before the next one."""
     files.remove(outputs)
     outputs.mkdir(parents=True)
 

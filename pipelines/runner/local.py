@@ -1,7 +1,7 @@
-"""Run a compiled pipeline on this machine: each task a subprocess with the argv it would have in its pod.
+"""Run a compiled pipeline on this machine, each task in a subprocess with the argv of its pod.
 
-Ready tasks run at the same time, and a failed branch does not stop the others. What was done before comes
-from the cache (``leaf.py``), so a run that crashed resumes when it is run again.
+Ready tasks run concurrently, and a failed branch does not stop the others. Finished work comes from the cache
+(``leaf.py``), so a crashed run resumes when it is run again.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from deepcuts.pipelines.runner.processes import Processes
 from deepcuts.pipelines.runner.run_record import RunRecord, TaskRecord
 
 ROOT = Path(__file__).parents[3]
-"""Where ``python -m deepcuts.components.NAME.step`` finds its module."""
+"""Folder from which ``python -m deepcuts.components.NAME.step`` finds its module."""
 TICK_SECONDS = 1.0
 
 Show = Callable[[RunRecord], None]
@@ -42,22 +42,22 @@ def run(
     until: Sequence[str] = (),
     root: Path = ROOT,
 ) -> RunRecord:
-    """Run ``package`` in ``folder``; returns its record, whose ``exit_code`` is the worst failed task's.
+    """Run ``package`` in ``folder``; return its record, whose ``exit_code`` is the worst failed task's.
 
     Args:
         package: Compiled pipeline (YAML).
         arguments: Pipeline parameters by name.
-        folder: Of this run; an interrupted run is taken up again in its folder.
-        parallel: Tasks at a time, at least 2 where one task waits for what another publishes. Each gets
+        folder: Folder of this run; an interrupted run is resumed there.
+        parallel: Concurrent tasks, at least 2 if one task waits for another's messages. Each gets
             ``OMP_NUM_THREADS`` = cores // parallel, fixed so that a resumed step computes the same bits.
         fresh: Do not read the cache (it is still written).
         cached: Folder of the cache.
-        show: Called when a task changes, and each second.
+        show: Called when a task changes, and every second.
         until: Titles of tasks: run only what they need, and the ledger; empty: everything.
         root: Working directory of the tasks.
 
     Raises:
-        ValueError: something is wrong with the package or the arguments; nothing has run.
+        ValueError: the package or the arguments are invalid; nothing has run.
     """
     pipeline = pipeline_spec.read(package)
     left_out = pipeline_spec.left_out(pipeline, until) if until else set()
@@ -81,7 +81,7 @@ def run(
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder for one runner; the lock goes with its process."""
+    """Lock the folder for one runner; the lock ends with its process."""
     with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -95,7 +95,7 @@ def _alone(folder: Path) -> Iterator[None]:
 def _record(
     pipeline: spec_types.Pipeline, arguments: dict[str, Any], parallel: int, folder: Path
 ) -> RunRecord:
-    """Return a new record; the attempts and seconds spent before an interruption stay on the bill."""
+    """Return a new record that keeps attempts and seconds from before an interruption."""
     before = _before(folder)
     tasks = {
         name: TaskRecord(
@@ -118,7 +118,7 @@ def _record(
 
 
 def _before(folder: Path) -> dict[str, TaskRecord]:
-    """Return the tasks of the run that is resumed in ``folder``; none of a run that ended well."""
+    """Return the tasks of the run being resumed in ``folder``; empty if it ended well."""
     if not (folder / "run.json").exists():
         return {}
     record = run_record.read(folder)
@@ -157,7 +157,7 @@ class _Runner:
         )
 
     async def go(self, arguments: dict[str, Any]) -> None:
-        """Run everything and leave the final record."""
+        """Run everything and write the final record."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._processes.stop)
@@ -167,7 +167,7 @@ class _Runner:
             outcome = await self._dag(self._pipeline.root.dag, TaskValues("done", arguments, {}), "")
         finally:
             ticker.cancel()
-            self._processes.signal(signal.SIGKILL)  # only a bug of ours leaves something to end here
+            self._processes.signal(signal.SIGKILL)  # processes are left only after a bug of ours
         self._run.ended_at = clock.utc()
         if self._processes.stopping.is_set():
             self._run.status, self._run.exit_code = "interrupted", 143
@@ -218,7 +218,7 @@ class _Runner:
             return FAILED
 
     def _leave_out(self, path: str) -> TaskValues:
-        """Skip a task that nobody asked for, with all in it."""
+        """Skip a task that is not needed, with everything in it."""
         return self._skip(path, SKIPPED, LEFT_OUT)
 
     def _skip(self, path: str, outcome: TaskValues, why: str) -> TaskValues:
@@ -244,5 +244,5 @@ class _Runner:
 
 
 def _step(leaf: pipeline_spec.Leaf) -> str:
-    """Return the step a task runs; of a chain, all of them."""
+    """Return the step a task runs, or all steps of a chain."""
     return "+".join(pipeline_spec.steps(leaf)) or "importer"

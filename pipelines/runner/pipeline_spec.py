@@ -1,4 +1,4 @@
-"""Read a compiled pipeline: its parameters, its tasks, where they are placed."""
+"""Read a compiled pipeline: its parameters, its tasks, and their placement."""
 
 import hashlib
 import itertools
@@ -15,9 +15,9 @@ from deepcuts.components.core import executor_input, strict, yaml_files
 from deepcuts.pipelines.runner.spec_types import Component, Executor, JsonValue, Pipeline, Task
 
 AS_PLANNED = "as planned"
-"""Stands for the pool of a task that is placed in the run."""
+"""Stands for the pool of a task that is placed during the run."""
 COMPLETED = "ALL_UPSTREAM_TASKS_COMPLETED"
-"""Trigger of a task that runs whatever failed before it."""
+"""Trigger of a task that runs even after failures."""
 
 
 class Leaf(NamedTuple):
@@ -32,11 +32,11 @@ class Leaf(NamedTuple):
 
 
 def read_yaml(package: Path) -> list[JsonValue]:
-    """Read the documents of a compiled YAML, which somebody else may have written.
+    """Read the documents of a compiled YAML, which is untrusted.
 
     Raises:
         FileNotFoundError: it is not there.
-        ValueError: it is no YAML, nested too deep, or its aliases unfold to too much.
+        ValueError: it is not YAML, is nested too deeply, or its aliases expand to too much.
     """
     try:
         return list(yaml.load_all(package.read_text(), yaml_files.Bounded))
@@ -49,7 +49,7 @@ def read(package: Path) -> Pipeline:
 
     Raises:
         FileNotFoundError: it is not there.
-        ValueError: it is no compiled pipeline, or uses a feature that only a cluster runs.
+        ValueError: it is not a compiled pipeline, or uses a feature that needs a cluster.
     """
     documents = read_yaml(package)
     try:
@@ -62,14 +62,14 @@ def read(package: Path) -> Pipeline:
         kubernetes=platform.get("deploymentSpec", {}).get("executors", {}),
         digest=hashlib.sha256(json.dumps(documents, sort_keys=True, default=str).encode()).hexdigest(),
     )
-    list(leaves(pipeline))  # refuses what only a cluster runs
+    list(leaves(pipeline))  # refuses features that need a cluster
     return pipeline
 
 
 def left_out(pipeline: Pipeline, titles: Sequence[str]) -> set[str]:
-    """Return the tasks that those named ``titles`` do not need and that do not run whatever fails.
+    """Return the tasks that ``titles`` do not need and that do not run after failures.
 
-    A task is named by its id, its title, or one of the steps it runs, in any case and spelling of spaces.
+    A task is named by its id, its title, or one of its steps, with any case and spaces.
 
     Raises:
         ValueError: there is no such task.
@@ -89,7 +89,7 @@ def left_out(pipeline: Pipeline, titles: Sequence[str]) -> set[str]:
 
 
 def outer_tasks(pipeline: Pipeline) -> dict[str, Task]:
-    """Return the tasks of the root by name, those of an exit handler among them."""
+    """Return the root's tasks by name, including those of an exit handler."""
     found: dict[str, Task] = {}
     for name, task in (pipeline.root.dag.tasks if pipeline.root.dag else {}).items():
         inner = pipeline.components[task.component].dag
@@ -98,7 +98,7 @@ def outer_tasks(pipeline: Pipeline) -> dict[str, Task]:
 
 
 def is_exit_handler(name: str) -> bool:
-    """Return whether a DAG is only there to have an exit task; its name stands in no path."""
+    """Tell whether a DAG exists only for an exit task; its name is not part of paths."""
     return name.startswith("exit-handler-")
 
 
@@ -113,9 +113,9 @@ def _names(pipeline: Pipeline, name: str, task: Task) -> list[str]:
 
 
 def steps(leaf: "Leaf") -> dict[str, str]:
-    """Return the modules that a task runs, by the names its steps have in the ledger.
+    """Return the modules that a task runs, by the names of its steps in the ledger.
 
-    One for a plain task, named as its module's folder; several for a chain (``components/core/chain.py``).
+    One for a plain task, named after its module's folder; several for a chain (``components/core/chain.py``).
     """
     container = leaf.executor.container
     if not container or "-m" not in container.command[:-1]:
@@ -129,7 +129,7 @@ def steps(leaf: "Leaf") -> dict[str, str]:
 
 
 def leaves(pipeline: Pipeline) -> Iterator[tuple[str, Leaf]]:
-    """Yield every task that does work, producers first, sub-DAGs opened, by path (``condition-1.train``)."""
+    """Yield every task that does work by path (``condition-1.train``), producers first, with sub-DAGs."""
     yield from _leaves(pipeline, pipeline.root, "")
 
 
@@ -139,7 +139,7 @@ def _leaves(pipeline: Pipeline, component: Component, prefix: str) -> Iterator[t
         task = tasks[name]
         if task.parameter_iterator or task.artifact_iterator:
             raise ValueError(
-                f"task {prefix}{name}: ParallelFor needs a cluster: the local runner does not take it"
+                f"task {prefix}{name}: ParallelFor needs a cluster: the local runner does not support it"
             )
         inner = pipeline.components[task.component]
         if inner.dag:
@@ -149,14 +149,14 @@ def _leaves(pipeline: Pipeline, component: Component, prefix: str) -> Iterator[t
 
 
 def images(pipeline: Pipeline, until: Sequence[str] = ()) -> set[str]:
-    """Return the names of the images that its tasks run in, those that ``until`` leaves out excepted."""
+    """Return the names of the images of its tasks, except those that ``until`` leaves out."""
     skipped = left_out(pipeline, until) if until else set()
     containers = [one.executor.container for path, one in leaves(pipeline) if path not in skipped]
     return {one.image.rpartition("/")[2].partition(":")[0] for one in containers if one}
 
 
 def leaf(pipeline: Pipeline, task: Task) -> Leaf:
-    """Return a task with what it takes to run it."""
+    """Return a task with everything needed to run it."""
     component = pipeline.components[task.component]
     label = component.executor_label
     return Leaf(
@@ -165,7 +165,7 @@ def leaf(pipeline: Pipeline, task: Task) -> Leaf:
 
 
 def pool(placement: Mapping[str, JsonValue]) -> str:
-    """Name of the node pool a task is placed on, AS_PLANNED where the run decides, or ``unknown``."""
+    """Return the node pool a task is placed on, AS_PLANNED if the run decides, or ``unknown``."""
     if "nodeSelectorJson" in placement.get("nodeSelector", {}):
         return AS_PLANNED
     labels = placement.get("podMetadata", {}).get("labels", {})
@@ -174,7 +174,7 @@ def pool(placement: Mapping[str, JsonValue]) -> str:
 
 
 def place(placement: Mapping[str, JsonValue]) -> str:
-    """Return a task's place in its plan (train, scoring, watch); empty for one placed when compiled."""
+    """Return a task's place in its plan (train, scoring, watch); empty if placed at compile time."""
     source = placement.get("nodeSelector", {}).get("nodeSelectorJson", {})
     outer = source.get("componentInputParameter", "").rpartition("-")[2]  # of a task in a condition
     output = str(source.get("taskOutputParameter", {}).get("outputParameterKey", outer))
@@ -196,7 +196,7 @@ def arguments(pipeline: Pipeline, given: Mapping[str, JsonValue]) -> dict[str, J
     """Return a value for each pipeline parameter: ``given``, else the default.
 
     Raises:
-        ValueError: every unknown name, missing value and wrong type, one a line.
+        ValueError: unknown names, missing values and wrong types, one per line.
     """
     known = pipeline.root.input_definitions.parameters
     found = [strict.unknown_key("", name, known) for name in given if name not in known]
@@ -216,7 +216,7 @@ def arguments(pipeline: Pipeline, given: Mapping[str, JsonValue]) -> dict[str, J
 
 
 def whole(value: JsonValue) -> JsonValue:
-    """Convert numbers as the launcher does: a protobuf holds only doubles, and 3.0 becomes 3 again."""
+    """Convert numbers like the launcher: a protobuf has only doubles, so 3.0 becomes 3 again."""
     match value:
         case float() if value.is_integer():
             return int(value)
@@ -229,5 +229,5 @@ def whole(value: JsonValue) -> JsonValue:
 
 
 def seconds(duration: str) -> float:
-    """Return a protobuf duration (``60s``)."""
+    """Parse a protobuf duration (``60s``)."""
     return float(duration.removesuffix("s"))

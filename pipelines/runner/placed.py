@@ -1,4 +1,4 @@
-"""Where a task goes that a task before it has placed: resolved as KFP 2.17's driver resolves it."""
+"""Resolve the placement of a task that an earlier task has placed, like KFP 2.17's driver."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +18,7 @@ def pool(leaf: pipeline_spec.Leaf, inputs: TaskValues) -> str:
 def asked(
     leaf: pipeline_spec.Leaf, inputs: TaskValues, scope: TaskValues, upstream: Mapping[str, TaskValues]
 ) -> dict[str, Any]:
-    """Return node selector, tolerations and resources that were decided in the run; empty for other tasks.
+    """Return node selector, tolerations and resources decided during the run; empty for other tasks.
 
     Raises:
         ValueError: a value is of a type that the driver cannot put into a pod.

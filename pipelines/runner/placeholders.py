@@ -1,4 +1,4 @@
-"""What tasks hand each other, and how it stands in a command line (KFP's placeholders)."""
+"""Pass values between tasks, and fill in KFP's placeholders in command lines."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from deepcuts.pipelines.runner import pipeline_spec, spec_types
 T = TypeVar("T")
 EndStatus = Literal["done", "failed", "skipped"]
 ExecutorInput = dict[str, Any]
-"""What KFP hands a container as ``{{$}}``."""
+"""KFP's value of ``{{$}}``."""
 
 
 class Artifact(NamedTuple):
@@ -26,7 +26,7 @@ class Artifact(NamedTuple):
 
 
 class TaskValues(NamedTuple):
-    """What a task or a DAG is given, or hands on."""
+    """Inputs or outputs of a task or a DAG."""
 
     status: EndStatus
     parameters: dict[str, Any]
@@ -40,7 +40,7 @@ SKIPPED = TaskValues("skipped", {}, {})
 def inputs(
     task: spec_types.Task, scope: TaskValues, upstream: Mapping[str, TaskValues], run: Mapping[str, str]
 ) -> TaskValues:
-    """Return what the task is given; what a failed or skipped task did not make is left out."""
+    """Return the task's inputs, without those that a failed or skipped task did not make."""
     parameters: dict[str, Any] = {}
     constants: dict[str, Any] = {}
     artifacts: dict[str, Artifact] = {}
@@ -63,7 +63,7 @@ def inputs(
 
 
 def outputs(dag: spec_types.Dag, ended: Mapping[str, TaskValues], status: EndStatus) -> TaskValues:
-    """Return what the DAG hands on: of several candidates (``dsl.OneOf``) the one whose branch ran."""
+    """Return the DAG's outputs; of several candidates (``dsl.OneOf``), the one whose branch ran."""
     parameters: dict[str, Any] = {}
     artifacts: dict[str, Artifact] = {}
     for name, output in dag.outputs.parameters.items():
@@ -121,17 +121,17 @@ def written(component: spec_types.Component, outputs: Path) -> dict[str, Any]:
 
 
 def encode(value: Any) -> str:
-    """Return a parameter as KFP puts it into argv: text as it is, everything else as JSON."""
+    """Encode a parameter for argv like KFP: text as it is, everything else as JSON."""
     return value if isinstance(value, str) else json.dumps(pipeline_spec.whole(value), ensure_ascii=False)
 
 
 def decode(text: str, kind: str) -> Any:
-    """Return a parameter that a step wrote to a file, as its declared type."""
+    """Decode a parameter that a step wrote to a file, by its declared type."""
     return text if kind == "STRING" else json.loads(text)
 
 
 def holds(condition: str, parameters: Mapping[str, Any]) -> bool:
-    """Return whether a CEL trigger condition is true; numbers are doubles to it, as on KFP.
+    """Tell whether a CEL trigger condition is true; numbers are doubles, as on KFP.
 
     Raises:
         ValueError: it cannot be evaluated with these parameters.
@@ -149,7 +149,7 @@ def holds(condition: str, parameters: Mapping[str, Any]) -> bool:
 
 
 def _constant(name: str, constant: Any, parameters: Mapping[str, Any], run: Mapping[str, str]) -> Any:
-    """Return a value given in the pipeline; an f-string names other inputs of the same task."""
+    """Return a constant of the pipeline; an f-string may refer to other inputs of the same task."""
     if isinstance(constant, str):
         return fill([constant], {"inputs": {"parameterValues": parameters}}, run)[0]
     if "{{$." in json.dumps(constant):
@@ -160,7 +160,7 @@ def _constant(name: str, constant: Any, parameters: Mapping[str, Any], run: Mapp
 
 
 def fill(words: list[str], executor: ExecutorInput, run: Mapping[str, str]) -> list[str]:
-    """Replace the placeholders in container words; ``run`` holds the run's own (``pipeline_job_name``)."""
+    """Replace the placeholders in a command line; ``run`` has those of the run (``pipeline_job_name``)."""
     return [text for word in words for text in _open(word, executor, run)]
 
 
@@ -199,7 +199,7 @@ def _value(match: re.Match[str], executor: ExecutorInput, run: Mapping[str, str]
             return run[match["run"]]
         side, name = executor[match["side"]], match["name"]
         if match["kind"] == "artifacts":
-            if name not in side["artifacts"]:  # optional, and nobody made it
+            if name not in side["artifacts"]:  # optional, and not made
                 return match[0]  # as KFP's launcher leaves it
             uri: str = side["artifacts"][name]["artifacts"][0]["uri"]
             return uri if match["part"] == "uri" else uri.removeprefix("file://")
@@ -208,5 +208,5 @@ def _value(match: re.Match[str], executor: ExecutorInput, run: Mapping[str, str]
         return encode(side["parameterValues"][name])
     except KeyError as error:
         raise ValueError(
-            f"placeholder {match[0]}: nothing known as {error}: the local runner cannot fill it"
+            f"placeholder {match[0]}: {error} is unknown: the local runner cannot fill it"
         ) from error

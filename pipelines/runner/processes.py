@@ -1,4 +1,4 @@
-"""Child processes that can be stopped, and that do not outlive us."""
+"""Run child processes that can be stopped and do not outlive us."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from deepcuts.components.core.orphans import end_with_parent
 
 GRACE_SECONDS = 30.0
-"""What a step gets after SIGTERM to commit a checkpoint."""
+"""Time for a step to commit a checkpoint after SIGTERM."""
 
 
 class _Child(NamedTuple):
@@ -43,9 +43,9 @@ class Processes:
         env: Mapping[str, str],
         spent: Callable[[float], None],
     ) -> int:
-        """Run ``argv`` in ``root``, its output appended to logs in ``folder``.
+        """Run ``argv`` in ``root``, appending its output to logs in ``folder``.
 
-        Returns its exit code, negative when a signal ended it; ``spent`` hears its seconds at each ``clock``.
+        Returns its exit code, negative after a signal; ``spent`` is told its seconds at each ``clock``.
         """
         with (folder / "stdout.log").open("ab") as out, (folder / "stderr.log").open("ab") as err:
             process = await asyncio.create_subprocess_exec(
@@ -55,7 +55,7 @@ class Processes:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                start_new_session=True,  # Ctrl-C is ours to pass on, and its own children get it too
+                start_new_session=True,  # we pass on Ctrl-C, also to its children
                 preexec_fn=end_with_parent,
             )
         child = _Child(process, time.monotonic(), spent)
@@ -73,7 +73,7 @@ class Processes:
             child.clock()
 
     def stop(self) -> None:
-        """Send SIGTERM to all, SIGKILL after the grace period, or at once when called again."""
+        """Send SIGTERM to all, and SIGKILL after the grace period or at a second call."""
         again = self.stopping.is_set()
         self.stopping.set()
         self.signal(signal.SIGKILL if again else signal.SIGTERM)
@@ -81,6 +81,6 @@ class Processes:
             asyncio.get_running_loop().call_later(GRACE_SECONDS, self.signal, signal.SIGKILL)
 
     def signal(self, number: int) -> None:
-        """Send a signal to every process and what it started."""
+        """Send a signal to every process and its children."""
         for child in self._children:
             child.signal(number)

@@ -1,4 +1,4 @@
-"""Run: what one run of a pipeline did, task by task, as ``run.json`` keeps it."""
+"""Record of one run of a pipeline, by task, kept in ``run.json``."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ BY_GRAVITY = (1, 2, 3, 137, 4, 5, 143)
 
 TaskStatus = Literal["waiting", "running", "done", "failed", "skipped", "interrupted"]
 HELD_BACK = "a task before it failed"
-"""Message of a task that did not run for that reason."""
+"""Message of a task that did not run because an earlier one failed."""
 
 
 class TaskRecord(msgspec.Struct, kw_only=True):
@@ -21,20 +21,20 @@ class TaskRecord(msgspec.Struct, kw_only=True):
     step: str
     """``finetune`` of ``deepcuts.components.finetune.step``."""
     pool: str
-    """Node pool it is placed on, which is where it would run on a cluster."""
+    """Node pool it is placed on, where it would run on a cluster."""
     asked: dict[str, Any] = {}
-    """Node selector, tolerations and resources, where the run decided them."""
+    """Node selector, tolerations and resources, if the run decided on them."""
     status: TaskStatus = "waiting"
     cached: bool = False
-    """Outputs came from an earlier run; nothing was spent on it in this one."""
+    """Outputs came from an earlier run; this one spent nothing on it."""
     attempt: int = 0
     started_at: str = ""
     ended_at: str = ""
     seconds: float = 0.0
-    """Wall seconds of all its attempts in this run, those before an interruption included."""
+    """Wall seconds of all its attempts in this run, including those before an interruption."""
     exit_code: int | None = None
     message: str = ""
-    """The end of its stderr when it failed; why it was skipped."""
+    """The end of its stderr if it failed; why it was skipped."""
     cache_key: str = ""
     code_digest: str = ""
     artifacts: dict[str, str] = {}
@@ -43,7 +43,7 @@ class TaskRecord(msgspec.Struct, kw_only=True):
 
 
 class RunRecord(msgspec.Struct, kw_only=True):
-    """What ``run.json`` holds; rewritten as a whole whenever a task changes."""
+    """Content of ``run.json``, rewritten whenever a task changes."""
 
     pipeline: str
     package_digest: str
@@ -54,15 +54,15 @@ class RunRecord(msgspec.Struct, kw_only=True):
     status: Literal["running", "done", "failed", "interrupted"] = "running"
     exit_code: int | None = None
     run_id: str = ""
-    """On Kubeflow."""
+    """Id on Kubeflow."""
     tasks: dict[str, TaskRecord]
 
 
 def read(folder: Path) -> RunRecord:
-    """Return the record of the run in ``folder``.
+    """Read the record of the run in ``folder``.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no record.
         ValueError: it is not a run of this version.
     """
     if not (folder / "run.json").is_file():
@@ -74,13 +74,13 @@ def read(folder: Path) -> RunRecord:
 
 
 def worst(run: RunRecord) -> int:
-    """Return the gravest exit code of the failed tasks."""
+    """Return the most severe exit code of the failed tasks."""
     codes = [task.exit_code for task in run.tasks.values() if task.status == "failed" and task.exit_code]
     return min(codes, key=lambda code: BY_GRAVITY.index(code) if code in BY_GRAVITY else -1)
 
 
 def tail(folder: Path, lines: int) -> list[str]:
-    """Return the last lines of a task's stderr; progress bars rewrite theirs with carriage returns."""
+    """Return the last lines of a task's stderr, where progress bars use carriage returns."""
     path = folder / "stderr.log"
     if not path.exists():
         return []

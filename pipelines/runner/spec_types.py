@@ -1,4 +1,4 @@
-"""Declare the parts of a compiled pipeline (KFP IR, schema 2.1.0) that a run needs; the rest is ignored."""
+"""Declare the parts of a compiled pipeline (KFP IR, schema 2.1.0) that a run needs."""
 
 from typing import Any
 
@@ -166,4 +166,4 @@ class Pipeline(Node, frozen=True):
     kubernetes: dict[str, dict[str, JsonValue]] = field(default_factory=dict)
     """Placement by executor, from the file's second document."""
     digest: str = ""
-    """SHA-256 (hex) of what the file says; comments, layout and the order of keys do not count."""
+    """SHA-256 (hex) of the content, without comments, layout and the order of keys."""

@@ -1,4 +1,4 @@
-"""Run a study: every trial a ``deepcuts run`` of its own; cost and scores come from what that run left."""
+"""Run a study, every trial as a ``deepcuts run``, and read cost and scores from its records."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ def check(
     """Check every arm's arguments before any is paid for.
 
     Raises:
-        ValueError: all that is wrong, each with its arm.
+        ValueError: all problems, each with its arm.
     """
     found: dict[str, str] = {}
     for trial in study_spec.trials(study):
@@ -43,9 +43,9 @@ def check(
 
 
 def run(study: Study, given: Mapping[str, Any], folder: Path, parallel: int, say: Say) -> list[TrialResult]:
-    """Run what is not done yet, ``parallel`` trials at a time; the results of all that ended well.
+    """Run unfinished trials, ``parallel`` at a time; return the results of all successful ones.
 
-    A trial that fails is reported and left out: the others go on, and running again tries it again.
+    A failed trial is reported and left out: the others continue, and running again retries it.
     """
     return asyncio.run(_run(study, given, folder, parallel, say))
 
@@ -83,15 +83,15 @@ async def _run(
 def arguments_of(study: Study, trial: StudyTrial, given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return the arguments of the trial's pipeline.
 
-    Its store is its own: runs of one identity (compiled or not, resumed or not) would resume from each
-    other's checkpoints, and the second would look free.
+    Each trial has its own store: runs with one identity (compiled or not, resumed or not) would resume from
+    each other's checkpoints, and the second would look free.
     """
     store = (folder / trial.folder / "store").resolve().as_uri()
     return study_spec.parameters(study, trial, given) | {"store_uri": store}
 
 
 def done(folder: Path, trial: StudyTrial, arguments: Mapping[str, Any]) -> bool:
-    """Return whether this trial has run to its end with these arguments."""
+    """Tell whether this trial has finished with these arguments."""
     try:
         record = run_record.read(folder / trial.folder)
     except (FileNotFoundError, ValueError):
@@ -100,7 +100,7 @@ def done(folder: Path, trial: StudyTrial, arguments: Mapping[str, Any]) -> bool:
 
 
 async def _deepcuts(study: Study, trial: StudyTrial, arguments: Mapping[str, Any], folder: Path) -> int:
-    """Run the trial as a user would; what it prints is in ``TRIAL.log``."""
+    """Run the trial like a user, with its output in ``TRIAL.log``."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{trial.folder}.json"
     file.write_text(json.dumps(arguments, indent=1))
@@ -112,7 +112,7 @@ async def _deepcuts(study: Study, trial: StudyTrial, arguments: Mapping[str, Any
             stdout=log,
             stderr=log,
             preexec_fn=end_with_parent,
-            # one thread: CPU time is what counts, and a repeat gives the same bits
+            # one thread: CPU time is compared, and a repeat gives the same bits
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         return await process.wait()
@@ -140,7 +140,7 @@ def read(study: Study, trial: StudyTrial, folder: Path) -> TrialResult:
 
 
 def cost(rows: Sequence[Charge]) -> RunCost:
-    """Sum a run's cost; cached tasks count what they once cost, because a cache is luck, not a cut."""
+    """Sum a run's cost; cached tasks count in full, because a cache is luck, not a cut."""
     trained = [found for row in rows if (found := step_facts.read(TrainingFacts, row.facts))]
     known = [row.usd for row in rows if row.usd is not None]
     return RunCost(

@@ -1,4 +1,4 @@
-"""A study's findings as Markdown, as charts, and as one HTML page."""
+"""Render a study's findings as Markdown, charts, and one HTML page."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from deepcuts.pipelines.studies.savings import Findings, Saving, SavingsRow
 
 
 def verdict(comparison: Comparison | None) -> str:
-    """Return what the 90 % interval allows to say."""
+    """Return the conclusion that the 90 % interval allows."""
     if comparison is None:
         return "–"
     if comparison.high < 0:
@@ -36,12 +36,12 @@ def difference(comparison: Comparison | None) -> str:
 
 
 def ratio(value: float | None, bound: str = "") -> str:
-    """Show a ratio; a dash where there is none."""
+    """Format a ratio; a dash if there is none."""
     return "–" if value is None else f"{bound}{value:.2f}"
 
 
 def rows(findings: Findings) -> list[list[str]]:
-    """Return every arm at every budget, once for each arm that it is compared with."""
+    """Return every arm at every budget, once for each arm it is compared with."""
     return [
         [
             row.arm,
@@ -61,9 +61,9 @@ def rows(findings: Findings) -> list[list[str]]:
 
 
 REFUSED = {"worse": "worse than", "undecided": "undecided against"}
-"""Verdicts on what is not non-inferior, in a sentence."""
+"""Sentences for verdicts other than non-inferior."""
 CANDIDATE = "candidate"
-"""accept's verdict on the trained model against its base: not a cut."""
+"""accept's verdict on the trained model against its base, which is not a cut."""
 ROWS = [
     "arm",
     "trained tokens",
@@ -112,7 +112,7 @@ def refusals(findings: Findings) -> list[str]:
 
 
 def said(findings: Findings) -> list[str]:
-    """Return what steps said of their cuts, each once, with the arms that it was said in."""
+    """Return the steps' verdicts on their cuts, each once, with the arms in which it occurred."""
     arms: dict[str, dict[str, None]] = {}
     for row in findings.rows:
         for cut, text in row.cost.verdicts.items():
@@ -122,7 +122,7 @@ def said(findings: Findings) -> list[str]:
 
 
 def headline(findings: Findings) -> str:
-    """Return what all accepted cuts save together, and what the single ones promise."""
+    """Summarise what all accepted cuts save together, and what the single ones predict."""
     if findings.predicted_ratio is None:
         return ""
     promised = f"Single cuts multiply to {ratio(findings.predicted_ratio)} times less training cost"
@@ -136,12 +136,12 @@ def headline(findings: Findings) -> str:
 
 
 def conditions(findings: Findings) -> str:
-    """Say under which conditions the figures hold."""
+    """Describe the conditions under which the figures hold."""
     return (
         f"Non-inferior within {findings.margin_nats} nats: upper end of the 90 % interval, paired, seeds and "
-        "examples both resampled. Cost: every task of the run, cached ones at what they once took, and the "
-        "search for its settings. Ratios: the reference's cost over the arm's, so above 1 saves. Serving "
-        "is not in it."
+        "examples both resampled. Cost: every task of the run, including cached ones in full, and the "
+        "search for its settings. Ratios: the reference's cost / the arm's, so above 1 saves. Serving "
+        "is not included."
     )
 
 
@@ -154,9 +154,7 @@ def markdown(findings: Findings) -> str:
     for title, lines in lists(findings).items():
         parts += [f"## {title}", "\n".join(f"- {escape.markdown(line)}" for line in lines)] if lines else []
     if findings.missing:
-        parts += [
-            f"Not in it, because they did not end well: {escape.markdown(', '.join(findings.missing))}."
-        ]
+        parts += [f"Not included, because they failed: {escape.markdown(', '.join(findings.missing))}."]
     return "\n\n".join(part for part in [*parts, conditions(findings)] if part) + "\n"
 
 
@@ -166,13 +164,13 @@ def lists(findings: Findings) -> dict[str, list[str]]:
 
 
 def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table whose cells are text from outside."""
+    """Return a Markdown table with untrusted text in its cells."""
     escaped = [[escape.markdown(cell) for cell in line] for line in (head, *body)]
     return markdown_text.table(escaped[0], escaped[1:])
 
 
 def page(findings: Findings) -> str:
-    """Return one page without script or reference outside."""
+    """Return one page without scripts or external references."""
     here = Path(__file__).parent
     template = environment(here, Path(charts.__file__).parent).get_template("ablation.html.jinja")
     return template.render(
@@ -200,7 +198,7 @@ def quality(found: Sequence[SavingsRow]) -> Markup:
         for number, arm in enumerate(arms):
             mine = [row for row in found if row.arm == arm and row.cost.train_cpu_seconds]
             if not mine:
-                continue  # a model as given: it has no place on the axis of cost
+                continue  # an untrained model has no training cost
             colour = charts.SERIES[number % len(charts.SERIES)]
             where = [row.cost.train_cpu_seconds for row in mine], [row.loss for row in mine]
             axes.errorbar(*where, yerr=[row.loss_sd or 0.0 for row in mine], color=colour, marker="o", ms=3)
@@ -216,7 +214,7 @@ def quality(found: Sequence[SavingsRow]) -> Markup:
 
 
 def saved(found: Sequence[Saving]) -> Markup:
-    """Return how many times less training costs at the reference's quality; empty if nothing reached it."""
+    """Draw how many times less training costs at the reference's quality; empty if no arm reached it."""
     reached = [saving for saving in found if saving.reached and saving.train_ratio is not None]
     if not reached:
         return Markup()

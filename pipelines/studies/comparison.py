@@ -1,4 +1,4 @@
-"""Several runs side by side, a line each: how their parameters differ, what they cost and gained."""
+"""Compare several runs, one line each: different parameters, cost and quality."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from deepcuts.components.core.former_names import current
 from deepcuts.components.core.scorecards import Comparison, Score, Scorecard
 from deepcuts.components.core.step_facts import ModelFacts, TrainingFacts
 from deepcuts.components.core.strict import MALFORMED
-from deepcuts.components.ledger import charges, charts, formatting
+from deepcuts.components.ledger import charges, charts, formatting, outcome
 from deepcuts.components.ledger.charges import Charge, Total
 from deepcuts.components.ledger.ledger import AFTER, BEFORE
 from deepcuts.components.ledger.plans import Bound
@@ -21,7 +21,7 @@ from deepcuts.components.ledger.report import environment
 from deepcuts.pipelines.runner.run_record import RunRecord
 
 SEED = 0
-"""Of the bootstrap: it moves a bound by about 0.02 standard errors."""
+"""Seed of the bootstrap; it moves a bound by about 0.02 standard errors."""
 NONE = "–"
 HEAD = (
     "run",
@@ -51,11 +51,11 @@ FIRST = (
     "node time",
     "model",
 )
-"""What the page shows first, and fits 1280 pixels; the rest is folded in."""
+"""Columns the page shows at 1280 pixels; the rest is folded."""
 
 
 class LedgerSummary(msgspec.Struct, frozen=True):
-    """The part of ``ledger.json`` that is compared, of older versions, too."""
+    """The compared part of ``ledger.json``, also of older versions."""
 
     total: Total
     wasted: Total
@@ -66,7 +66,7 @@ class LedgerSummary(msgspec.Struct, frozen=True):
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """What a run left: its record, and its ledger where it got that far."""
+    """A run's record, and its ledger if it has one."""
 
     name: str
     folder: Path
@@ -74,14 +74,14 @@ class Summary(msgspec.Struct, frozen=True):
     book: LedgerSummary | None
     rows: list[Charge]
     scores: list[Score]
-    """Of the model after, example by example; empty where that was not scored."""
+    """Scores of the model after, by example; empty if it was not scored."""
 
 
 def read(folder: Path, run: RunRecord, ledger: Path | None) -> Summary:
     """Return the run in ``folder``; ``ledger`` holds its outputs.
 
     Raises:
-        DataError: it is no ledger.
+        DataError: it is not a ledger.
     """
     if not ledger:
         return Summary(folder.name, folder, run, None, [], [])
@@ -96,7 +96,7 @@ def read(folder: Path, run: RunRecord, ledger: Path | None) -> Summary:
 
 
 def scores_of(card: Scorecard | None, run: RunRecord) -> list[Score]:
-    """Return the scores that were summed up as ``card``, found among what the run's tasks left."""
+    """Return the scores summarised in ``card``, from the outputs of the run's tasks."""
     places = [
         Path(task.artifacts["scorecard"]) for task in run.tasks.values() if "scorecard" in task.artifacts
     ]
@@ -107,7 +107,7 @@ def scores_of(card: Scorecard | None, run: RunRecord) -> list[Score]:
 
 
 def table(runs: Sequence[Summary]) -> list[list[str]]:
-    """Return a line a run, in the order of ``HEAD``."""
+    """Return one line per run, with the columns of ``HEAD``."""
     different = differences([run.run.arguments for run in runs])
     return [line(run, differs, runs[0]) for run, differs in zip(runs, different, strict=True)]
 
@@ -122,18 +122,19 @@ def line(run: Summary, differs: str, first: Summary) -> list[str]:
     measured = [row.quantity for row in run.rows if row.quantity]
     peak = max((max(q.peak_resident_bytes, q.peak_device_bytes) for q in measured), default=0)
     said = [found for row in run.rows for found in verdicts.read(row.facts)]
+    ended = book.bound and book.bound.ended
     refused = dict.fromkeys(formatting.short(found.cut, 32) for found in said if found.outcome == "refused")
     return [
         run.name,
         differs,
         " → ".join(f"{card.completion_loss.mean:.3f}" if card else NONE for card in (before, after)),
         change(book.comparisons[AFTER]) if AFTER in book.comparisons else NONE,
-        book.verdict + (", ended by its budget" if book.bound and book.bound.ended else ""),
+        ", ".join([*_ending(run), book.verdict, *(["ended by its budget"] if ended else [])]),
         versus_first,
         formatting.cost(book.total),
         formatting.cost(book.wasted),
-        formatting.duration(book.total.node_seconds),
-        formatting.duration(sum(quantity.cpu_seconds for quantity in measured)),
+        formatting.unbroken(formatting.duration(book.total.node_seconds)),
+        formatting.unbroken(formatting.duration(sum(quantity.cpu_seconds for quantity in measured))),
         f"{sum(row.tokens or 0 for row in run.rows if step_facts.read(TrainingFacts, row.facts)):,}",
         formatting.size(size) if (size := model_bytes(run.rows)) else NONE,
         formatting.size(peak) if peak else NONE,
@@ -142,7 +143,7 @@ def line(run: Summary, differs: str, first: Summary) -> list[str]:
 
 
 def against(run: Summary, first: Summary) -> str:
-    """Return this run's model against the first run's, paired by example; or why that cannot be said."""
+    """Compare this run's model with the first run's, paired by example, or say why that is not possible."""
     if not run.scores or not first.scores:
         return "not measured"
     if {score.id for score in run.scores} != {score.id for score in first.scores}:
@@ -161,8 +162,14 @@ def change(compared: Comparison) -> str:
     return f"{formatting.change(compared.worse_by)} [{low}, {high}]"
 
 
+def _ending(run: Summary) -> list[str]:
+    """Return how a run ended, where it did not end well."""
+    status = outcome.status(run.rows)
+    return [status] if status in ("failed", "refused", "interrupted") else []
+
+
 def differences(arguments: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return, for each run, the parameters that are not the same in all of them; ``recipe.seed=1``."""
+    """Return each run's values of parameters that differ between runs, such as ``recipe.seed=1``."""
     flat = [flattened(each) for each in arguments]
     names = dict.fromkeys(name for each in flat for name in each)
     varied = [name for name in names if len({msgspec.json.encode(each.get(name)) for each in flat}) > 1]
@@ -171,7 +178,7 @@ def differences(arguments: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def flattened(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Join nested keys by dots."""
+    """Join nested keys with dots."""
     found: dict[str, Any] = {}
     for name, item in value.items():
         found |= flattened(item, f"{prefix}{name}.") if isinstance(item, dict) else {f"{prefix}{name}": item}
@@ -179,13 +186,13 @@ def flattened(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def model_bytes(rows: Sequence[Charge]) -> int:
-    """Return the bytes of the last model that a step made and measured; 0 where none did."""
+    """Return the bytes of the last measured model; 0 if there is none."""
     found = [made for row in rows if (made := step_facts.read(ModelFacts, row.facts))]
     return found[-1].model_bytes if found else 0
 
 
 def best(runs: Sequence[Summary]) -> Summary | None:
-    """Return the run with the lowest completion loss after; None where fewer than two can be compared."""
+    """Return the run with the lowest completion loss after; None if fewer than two can be compared."""
     judged = [run for run in runs if run.book and AFTER in run.book.scorecards]
     if len(judged) < 2 or warning(runs):
         return None
@@ -193,7 +200,7 @@ def best(runs: Sequence[Summary]) -> Summary | None:
 
 
 def warning(runs: Sequence[Summary]) -> str:
-    """Say so where runs were scored on different examples; empty where all were scored on the same."""
+    """Return a warning if runs were scored on different examples, else empty."""
     cards = [run.book.scorecards[AFTER] for run in runs if run.book and AFTER in run.book.scorecards]
     if len({card.split_digest for card in cards}) < 2:
         return ""
@@ -204,11 +211,11 @@ def warning(runs: Sequence[Summary]) -> str:
 
 
 def page(runs: Sequence[Summary], target: Path) -> str:
-    """Return one HTML page without script; every value is escaped, and its links lead to the runs' reports.
+    """Return one HTML page without scripts, with escaped values and links to the runs' reports.
 
     Args:
-        runs: What is compared.
-        target: Where the page will lie: links are relative to it.
+        runs: The runs to compare.
+        target: Path of the page, to which links are relative.
     """
     templates = environment(Path(__file__).parent, Path(formatting.__file__).parent)
     first = best(runs)

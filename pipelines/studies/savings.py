@@ -1,4 +1,4 @@
-"""Savings: what each arm of a study costs at the reference's quality. Pure; results in, comparisons out."""
+"""Compute what each arm of a study costs at the reference's quality."""
 
 import math
 from collections.abc import Sequence
@@ -11,22 +11,22 @@ from deepcuts.components.core.scorecards import Comparison, Score
 from deepcuts.pipelines.studies.study_spec import Study, StudyTrial
 
 SEED = 0
-"""Of the bootstrap; it moves bounds by about 0.02 standard errors."""
+"""Seed of the bootstrap; it moves bounds by about 0.02 standard errors."""
 
 
 class RunCost(msgspec.Struct, frozen=True):
-    """All of a run: search and serving are counted elsewhere."""
+    """Cost of a whole run; search and serving are counted elsewhere."""
 
     cpu_seconds: float
     train_cpu_seconds: float
-    """In forward, backward and optimizer alone: the rest of a short run is the start of its processes."""
+    """Time in forward, backward and optimizer, as the rest of a short run is process start."""
     wall_seconds: float
-    """Added up over tasks, as a node of each would be billed."""
+    """Summed over tasks, as a node for each would be billed."""
     usd: float | None
-    """At the prices of the node pools that tasks are placed on; None if one is unknown."""
+    """At the prices of the tasks' node pools; None if one is unknown."""
     trained_tokens: int
     verdicts: dict[str, str]
-    """What steps said of their cuts."""
+    """The steps' verdicts on their cuts."""
 
 
 class TrialResult(NamedTuple):
@@ -46,27 +46,27 @@ class SavingsRow(msgspec.Struct, frozen=True):
     loss: float
     """Mean over seeds, nats per answer token."""
     loss_sd: float | None
-    """Between seeds."""
+    """Standard deviation between seeds."""
     cost: RunCost
-    """Mean over seeds, its search included."""
+    """Mean over seeds, including its search."""
     comparisons: dict[str, Comparison | None]
-    """With each arm it is compared with at the same budget, paired by seed and example."""
+    """Comparison with each of its arms at the same budget, paired by seed and example."""
 
 
 class Saving(msgspec.Struct, frozen=True):
-    """The smallest budget at which an arm is non-inferior to the reference at its largest."""
+    """The smallest budget at which an arm is non-inferior to the reference at its largest budget."""
 
     arm: str
     reached: bool
-    """False: at no budget. The rest is then of the largest, and the ratios are bounds from above."""
+    """False: at no budget. The other fields are then for the largest, and the ratios are upper bounds."""
     budget_tokens: int
     cost: RunCost
     comparison: Comparison | None
-    """None where the two share no seed."""
+    """None if the two share no seed."""
     cpu_ratio: float | None = None
-    """The reference's own cost to that quality over this arm's, CPU-seconds of all tasks; above 1 saves."""
+    """The reference's cost of that quality / this arm's, in CPU-seconds of all tasks; above 1 saves."""
     train_ratio: float | None = None
-    """The same of training alone."""
+    """The same for training alone."""
     usd_ratio: float | None = None
 
 
@@ -79,16 +79,16 @@ class Findings(msgspec.Struct, frozen=True):
     predicted_ratio: float | None
     """Product of the training ratios of the arms that add one cut; 1 for one that saves nothing."""
     joint_ratio: float | None
-    """The reference's training cost over the joint arm's; None where that never reaches the quality."""
+    """The reference's training cost / the joint arm's; None if that never reaches the quality."""
     naive_ratio: float | None
-    """The naive arm's over the joint arm's; a bound from below where the naive arm never reaches it."""
+    """The naive arm's / the joint arm's; a lower bound if the naive arm never reaches the quality."""
     naive_reached: bool
     missing: list[str]
-    """Trials that did not end well."""
+    """Failed trials."""
 
 
 def find(study: Study, results: Sequence[TrialResult], missing: Sequence[str]) -> Findings:
-    """Return all comparisons that the results at hand allow."""
+    """Return all comparisons that the results allow."""
     rows = [
         row(study, results, arm.name, budget)
         for arm in study.arms
@@ -98,7 +98,7 @@ def find(study: Study, results: Sequence[TrialResult], missing: Sequence[str]) -
     saved = savings(study, results)
     by_arm = {saving.arm: saving for saving in saved}
     paid = {saving.arm: saving.train_ratio for saving in saved if saving.reached}
-    # a cut that does not pay is not taken
+    # a cut that does not pay off is not used
     known = [max(1.0, paid.get(arm.name) or 1.0) for arm in study.arms if arm.adds]
     joint, naive = by_arm.get(study.joint), by_arm.get(study.naive)
     return Findings(
@@ -116,7 +116,7 @@ def find(study: Study, results: Sequence[TrialResult], missing: Sequence[str]) -
 
 
 def row(study: Study, results: Sequence[TrialResult], name: str, budget_tokens: int) -> SavingsRow:
-    """Return one arm at one budget against the arms it names."""
+    """Compare one arm at one budget with the arms it names."""
     arm, mine = study.arm(name), chosen(results, name, budget_tokens)
     losses = [result.loss for result in mine]
     mean = sum(losses) / len(losses)
@@ -136,7 +136,7 @@ def row(study: Study, results: Sequence[TrialResult], name: str, budget_tokens: 
 
 
 def savings(study: Study, results: Sequence[TrialResult]) -> list[Saving]:
-    """Return the cost to the reference's quality of every arm; empty without a reference."""
+    """Return the cost of the reference's quality for every arm; empty without a reference."""
     if not study.reference:
         return []
     home = study.arm(study.reference)
@@ -152,7 +152,7 @@ def savings(study: Study, results: Sequence[TrialResult]) -> list[Saving]:
 
 
 def cheapest(study: Study, results: Sequence[TrialResult], name: str, goal: Sequence[TrialResult]) -> Saving:
-    """Return the first rung, from the smallest on, that is non-inferior to ``goal``; else the largest."""
+    """Return the smallest budget that is non-inferior to ``goal``; else the largest."""
     budgets = sorted({result.trial.budget_tokens for result in chosen(results, name, None)})
     compared = {budget: compare(study, chosen(results, name, budget), goal) for budget in budgets}
     reached = [budget for budget, comparison in compared.items() if comparison and comparison.non_inferior]
@@ -161,25 +161,25 @@ def cheapest(study: Study, results: Sequence[TrialResult], name: str, goal: Sequ
 
 
 def ratios(base: RunCost, cost: RunCost) -> dict[str, float | None]:
-    """Return how many times less than ``base`` it costs."""
+    """Return how many times cheaper ``cost`` is than ``base``."""
     usd = base.usd / cost.usd if base.usd and cost.usd else None
     cpu = base.cpu_seconds / cost.cpu_seconds
     return {"cpu_ratio": cpu, "train_ratio": ratio(base, cost), "usd_ratio": usd}
 
 
 def ratio(base: RunCost, cost: RunCost) -> float | None:
-    """Return how many times less training ``cost`` is than ``base``; None where nothing was trained."""
+    """Return how many times less training ``cost`` has than ``base``; None if nothing was trained."""
     return base.train_cpu_seconds / cost.train_cpu_seconds if cost.train_cpu_seconds else None
 
 
 def chosen(results: Sequence[TrialResult], arm: str, budget_tokens: int | None) -> list[TrialResult]:
-    """Return the results of an arm, at a budget or at all, in order of seeds."""
+    """Return the results of an arm, at one budget or all, in order of seeds."""
     mine = [r for r in results if r.trial.arm == arm and budget_tokens in (None, r.trial.budget_tokens)]
     return sorted(mine, key=lambda result: result.trial.seed)
 
 
 def compare(study: Study, mine: Sequence[TrialResult], other: Sequence[TrialResult]) -> Comparison | None:
-    """Compare candidate and reference over the seeds that both have; None if they share none."""
+    """Compare candidate and reference over their common seeds; None if there are none."""
     by_seed = {result.trial.seed: result.scores for result in other}
     pairs = [(r.scores, by_seed[r.trial.seed]) for r in mine if r.trial.seed in by_seed]
     if not pairs:
@@ -189,7 +189,7 @@ def compare(study: Study, mine: Sequence[TrialResult], other: Sequence[TrialResu
 
 
 def charged(study: Study, results: Sequence[TrialResult], name: str, budget_tokens: int) -> RunCost:
-    """Average the cost of an arm's runs, plus the runs that its settings were searched with."""
+    """Return the mean cost of an arm's runs, plus the runs of the search for its settings."""
     cost = mean([result.cost for result in chosen(results, name, budget_tokens)])
     for searched in study.arm(name).search:
         arm = study.arm(searched)
@@ -200,7 +200,7 @@ def charged(study: Study, results: Sequence[TrialResult], name: str, budget_toke
 
 
 def mean(costs: Sequence[RunCost]) -> RunCost:
-    """Average of each figure; dollars unknown if one is. Verdicts are the first run's."""
+    """Return the mean of each figure; dollars are unknown if one is. Verdicts are the first run's."""
     total = costs[0]
     for cost in costs[1:]:
         total = add(total, cost)

@@ -1,4 +1,4 @@
-"""Study: arms of one comparison, each a run of a real pipeline with other parameters, never special code."""
+"""Study: arms of a comparison, each a run of a real pipeline with other parameters, without special code."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,25 +16,25 @@ from deepcuts.pipelines.run_file import settings
 class Arm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
     why: str
-    """For the reader of the table."""
+    """Description for readers of the table."""
     set: dict[str, Any] = {}
     """Parameters that differ from the study's, by dotted name: ``recipe.method: full``."""
     against: tuple[str, ...] = ()
-    """Arms that it is compared with, at the same budget."""
+    """Arms to compare with, at the same budget."""
     search: tuple[str, ...] = ()
-    """Arms that were run to find this one's settings: their cost is part of its cost."""
+    """Arms run to find this one's settings, whose cost is part of its cost."""
     seeds: tuple[int, ...] = ()
-    """Other seeds than the study's; an arm of a search needs one."""
+    """Seeds, if not the study's; an arm of a search needs one."""
     budgets: tuple[int, ...] = ()
-    """Other budgets than the study's."""
+    """Budgets, if not the study's."""
     beside: tuple[str, ...] | None = None
-    """In place of the study's own."""
+    """Tasks in place of the study's."""
     judged: str = ""
-    """Another scorecard (TASK/OUTPUT) than the study's: the control within a pipeline that trains both."""
+    """Scorecard (TASK/OUTPUT), if not the study's: for a control in a pipeline that trains both."""
     pool: str = ""
-    """All tasks at the price of this node pool: an arm that does not right-size has one for everything."""
+    """Price all tasks at this node pool, for an arm without right-sizing."""
     adds: str = ""
-    """The cut that this arm adds to the reference: its ratio goes into the predicted product."""
+    """The cut that this arm adds to the reference; its ratio goes into the predicted product."""
 
 
 class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -42,24 +42,24 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     question: str
     pipeline: str = "finetune"
     judged: str = "judge/candidate"
-    """Task whose scorecard is compared; a trial runs what it needs."""
+    """Task whose scorecard is compared; a trial runs everything it needs."""
     beside: tuple[str, ...] = ()
-    """Tasks that a trial runs and pays for besides."""
+    """Other tasks that a trial runs and pays for."""
     set: dict[str, Any]
     """Parameters of every arm, by dotted name."""
     seeds: Annotated[tuple[int, ...], Meta(min_length=1)]
     seeded: tuple[str, ...] = ("recipe.seed", "data_seed")
-    """Parameters that take the seed; the split and the scored examples stay the same."""
+    """Parameters set to the seed; the split and the scored examples stay the same."""
     budgets: Annotated[tuple[int, ...], Meta(min_length=1)]
-    """Trained tokens (``recipe.budget_tokens``) of each run, a ladder; each rung is a fully annealed run."""
+    """Ladder of trained tokens (``recipe.budget_tokens``); each rung is a fully annealed run."""
     margin_nats: Positive = 0.03
     """Largest rise of the completion loss that counts as equal; 0.03 suits five seeds (docs/DESIGN.md)."""
     reference: str = ""
-    """Arm whose quality at its largest budget all arms must reach for the cost to quality; empty: none."""
+    """Arm whose quality at its largest budget defines the cost of quality; empty: none."""
     joint: str = ""
-    """Arm with all accepted cuts; its ratio is set against the product of the single ones."""
+    """Arm with all accepted cuts; its ratio is compared with the product of the single ones."""
     naive: str = ""
-    """Arm with no cut; what the joint arm costs is set against its cost, too."""
+    """Arm without cuts, with which the joint arm's cost is compared, too."""
     arms: Annotated[tuple[Arm, ...], Meta(min_length=2)]
 
     def __post_init__(self) -> None:
@@ -67,7 +67,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         found = [f"arm {name!r} is given twice" for name in sorted({n for n in names if names.count(n) > 1})]
         named = [(arm.name, name) for arm in self.arms for name in (*arm.against, *arm.search)]
         named += [("the study", name) for name in (self.reference, self.joint, self.naive) if name]
-        found += [f"{who} names arm {name!r}, which is not there" for who, name in named if name not in names]
+        found += [f"{who} names arm {name!r}, which is unknown" for who, name in named if name not in names]
         if found:
             raise ValueError("; ".join(found) + ": correct the study")
 
@@ -76,7 +76,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         return next(arm for arm in self.arms if arm.name == name)
 
     def tasks(self, name: str) -> tuple[str, ...]:
-        """Return what a trial of that arm runs, with all that these tasks need."""
+        """Return the tasks that a trial of that arm runs, apart from those they need."""
         tasks = self.arm(name).beside
         return (self.judges(name).partition("/")[0], *(self.beside if tasks is None else tasks))
 
@@ -98,16 +98,16 @@ class StudyTrial(NamedTuple):
 
 
 def read(path: Path) -> Study:
-    """Return the Study in a YAML file; every problem at once.
+    """Read a Study from a YAML file, reporting all problems at once.
 
     Raises:
-        FileNotFoundError, ValueError: it is not there, or something in it is wrong.
+        FileNotFoundError, ValueError: the file does not exist or is invalid.
     """
     return strict.decode(Study, yaml_files.load(path), str(path))
 
 
 def trials(study: Study) -> Iterator[StudyTrial]:
-    """Yield every run, seeds outermost: an interrupted study has whole comparisons of fewer seeds."""
+    """Yield every run, seeds outermost, so that an interrupted study has complete comparisons."""
     seeds = dict.fromkeys(seed for arm in study.arms for seed in arm.seeds or study.seeds)
     for seed in seeds:
         for arm in study.arms:
@@ -117,7 +117,7 @@ def trials(study: Study) -> Iterator[StudyTrial]:
 
 
 def parameters(study: Study, trial: StudyTrial, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge one run's arguments: the study's and the arm's over the user's, then budget and seed.
+    """Merge a run's arguments: the study's and the arm's over the user's, then budget and seed.
 
     Raises:
         ValueError: an arm's pool is not among the node pools.
@@ -133,10 +133,10 @@ def parameters(study: Study, trial: StudyTrial, given: Mapping[str, Any]) -> dic
 
 
 def at_price_of(pool: str, nodepools: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``nodepools`` where every pool costs what ``pool`` costs.
+    """Return ``nodepools`` with all pools at the price of ``pool``.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: there is no such pool.
     """
     price = {one["name"]: one.get("usd_per_hour") for one in nodepools["pools"]}
     if pool not in price:

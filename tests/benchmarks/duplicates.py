@@ -174,7 +174,7 @@ def step(count: int, seed: int) -> dict[str, float | None]:
 
 
 def apart(*words: object) -> dict[str, float]:
-    """One measurement in a process of its own."""
+    """One measurement in a separate process."""
     command = [sys.executable, "-m", "tests.benchmarks.duplicates", "--one", *map(str, words)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     result: dict[str, float] = json.loads(output.splitlines()[-1])

@@ -1,4 +1,4 @@
-"""How long the trainer stands still for evaluation: in its loop, against a watcher in a process of its own.
+"""Measure how long evaluation halts the trainer: in its loop, against a watcher in a separate process.
 
     OMP_NUM_THREADS=1 python -m tests.benchmarks.stall --base MODEL --train EXAMPLES --valid EXAMPLES
 
@@ -126,7 +126,7 @@ def in_loop(inputs: StallInputs, store: Path) -> Way:
 
 
 def watched(inputs: StallInputs, store: Path) -> Way:
-    """Evaluation beside the trainer."""
+    """Evaluation concurrent with the trainer."""
     messages = RunMessages(FileStore(store), identity(inputs), inputs.recipe.budget_tokens)
     clock = BudgetClock(FileStore(store), identity(inputs), 0.0)
     messages.start()

@@ -1,4 +1,4 @@
-"""A test cluster (``tests.conftest.CLUSTER``) with our images; each module has a namespace of its own."""
+"""A test cluster (``tests.conftest.CLUSTER``) with our images; each module has a separate namespace."""
 
 import hashlib
 import json

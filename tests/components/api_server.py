@@ -22,7 +22,7 @@ class NamespacedObjects(Protocol):
 
 
 class CronJobs:
-    """CronJobs as applied, and the Jobs that were made beside them."""
+    """CronJobs as applied, and Jobs made separately."""
 
     def __init__(self, applied: dict[str, Json]) -> None:
         self.applied = applied

@@ -94,7 +94,7 @@ def test_accept_refuses_what_too_few_examples_cannot_show(gate):
     gate.scored("dear-card", mean=0.0, examples=4)
     code, facts = gate.run()
     assert (code, facts["accepted"]) == (0, False)
-    assert "has not been shown" in gate.verdict and "4 examples" in gate.verdict
+    assert "Not shown to be no worse" in gate.verdict and "4 examples" in gate.verdict
     assert facts["smallest_gap"] > 0.02
 
 
@@ -124,7 +124,7 @@ def test_accept_refuses_runs_that_are_no_pairs(gate, capsys):
         ({"metric": "loss"}, 2, "'loss' is not known: give one of completion_loss"),
         ({"metric": "label_accuracy"}, 2, "label_accuracy was not measured"),
         ({"margin": 0}, 2, "margin 0"),
-        ({"candidate": Path("nowhere")}, 3, "nowhere holds no Scorecard"),
+        ({"candidate": Path("nowhere")}, 3, "nowhere has no Scorecard"),
         ({"candidate_model": Path("nowhere")}, 3, "nowhere"),
     ],
 )

@@ -165,3 +165,11 @@ def test_compression_and_diversity_call_repetition_easy():
     assert difficulty.compression(dull) < difficulty.compression(varied)
     assert difficulty.diversity(dull) < difficulty.diversity(varied)
     assert difficulty.diversity("a a b b") == pytest.approx(2.0)
+
+
+def test_curriculum_is_as_long_as_its_epochs_of_the_cut(tmp_path, base):
+    tokens = run(tmp_path, base, difficulty_signal="none")[0]["examples"] and sum(
+        len(one.ids) for one in scoring.render_all(RECORDS, tiny.TOKENIZER)
+    )
+    facts, _, _ = run(tmp_path, base, recipe=Recipe(order="given", epochs=1.5))
+    assert 1.5 * tokens - 1 <= facts["tokens"] < 1.5 * tokens + 60

@@ -196,7 +196,7 @@ def test_evaluate_killed_on_the_way_goes_on_with_equal_scores(go, tmp_path, monk
 
 
 def harness_task(folder: Path) -> Path:
-    """A multiple-choice task of lm-evaluation-harness with data of its own; no network is needed."""
+    """A multiple-choice task of lm-evaluation-harness with bundled data; needs no network."""
     rows = [{"question": f"{n}+1?\n", "choices": [str(n + 1), "no"], "label": 0} for n in range(8)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     task = {
@@ -260,7 +260,7 @@ def test_template_that_never_ends_does_not_hold_the_harness_either(base, tmp_pat
     ("measure", "words"),
     [
         ("lm-eval:hellaswog", "did you mean hellaswag"),
-        ("exakt_match", "exakt_match is not known: take completion_loss, exact_match"),
+        ("exakt_match", "exakt_match is not known: give completion_loss, exact_match"),
     ],
 )
 def test_evaluate_refuses_a_measure_that_nobody_knows(go, base, measure, words):

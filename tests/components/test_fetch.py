@@ -164,7 +164,7 @@ def test_fetch_model_that_is_quantized_already_is_refused_with_the_fix(model, tm
     settings = {"model_type": "llama", "vocab_size": 4, "quantization_config": {"quant_method": method}}
     (model / "config.json").write_text(json.dumps(settings))
     code, message = refused(capsys, model, "model", tmp_path / "out")
-    assert code == 3 and method in message and "give the model they were made of" in message
+    assert code == 3 and method in message and "give the original model" in message
 
 
 def test_fetch_model_that_is_an_adapter_or_has_no_tokenizer_is_refused_with_the_fix(model, tmp_path, capsys):
@@ -458,7 +458,7 @@ def test_fetch_from_s3_names_what_is_missing(s3_url, tmp_path, capsys, monkeypat
 
 
 def from_hub(hub: Hub, uri: str, kind: str, tmp_path: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    """Fetch in a process of its own: the hub client reads its settings when it is imported."""
+    """Fetch in a separate process, as the hub client reads its settings on import."""
     argv = [
         "-m",
         "deepcuts.components.fetch.step",

@@ -48,7 +48,7 @@ def made(model: Path, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def tiny_file(tmp_path_factory) -> Path:
-    """The tiny Llama as F16: a conversion is a process of its own and takes seconds."""
+    """The tiny Llama as F16; a conversion takes a separate process and seconds."""
     folder = tmp_path_factory.mktemp("tiny")
     return made(base(folder / "base"), folder / "gguf")
 
@@ -153,12 +153,12 @@ def test_an_architecture_that_llama_cpp_does_not_know_is_refused_by_its_name(tmp
 
 def test_a_vocabulary_that_llama_cpp_cannot_map_is_refused(tmp_path):
     model = tiny.base(tmp_path / "base")  # splits nothing
-    with pytest.raises(NoGguf, match="split in a way that llama.cpp has no name for"):
+    with pytest.raises(NoGguf, match="has no name in llama.cpp"):
         convert.check_convertible(model)
 
 
 def test_other_tokens_than_the_model_was_trained_with_are_refused(tiny_file, tmp_path):
-    """A tokenizer of another split beside a file that was converted with GPT-2's."""
+    """A tokenizer with another split next to a file converted with GPT-2's."""
     engine = LlamaCpp(tiny_file)
     other = models.load_tokenizer(tiny.base(tmp_path / "other"))
     texts = [tiny.Rendered(other.encode(text), []) for text in ("a\n\nb", "c\n\nd")]

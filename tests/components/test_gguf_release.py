@@ -81,7 +81,7 @@ def test_export_converts_a_release_and_says_how_it_was_verified(tmp_path, capsys
         (tmp_path / "store").as_uri(),
     )
     assert command(*words, "--to", tmp_path / "out") == 0
-    assert "nats a token from transformers on" in capsys.readouterr().out
+    assert "nats per token from transformers on" in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {
         "model.gguf",
         "Modelfile",
@@ -130,4 +130,4 @@ def test_a_release_without_an_adapter_says_so(tmp_path, capsys):
     shop = Shop(tmp_path)
     shop.release(tiny.base(tmp_path / "model"))
     words = ("export", "support", "--as", "adapter", "--to", tmp_path / "alone", "--store", shop.url)
-    assert command(*words) == 3 and "holds no adapter" in capsys.readouterr().err
+    assert command(*words) == 3 and "has no adapter" in capsys.readouterr().err

@@ -186,7 +186,7 @@ def test_ingest_second_row_with_an_id_gets_another_and_ids_may_repeat_between_sp
     _, out, facts = go([row("a", id="x"), row("b", id="x"), row("c", id="y"), row("d", id="x")])
     ids = [example.id for example in examples.read(out / "train.jsonl")]
     assert len(set(ids)) == 4 and ids[0] == "x" and ids[2] == "y" and facts["bad"] == 0
-    assert facts["changes"] == "2 x ids that stood before, renumbered"
+    assert facts["changes"] == "2 x duplicate ids, renumbered"
     raw = tmp_path / "raw"
     raw.mkdir()
     (raw / "train.jsonl").write_text(json.dumps(row("a", id=0)))
@@ -238,14 +238,17 @@ def test_ingest_output_inside_raw_never_overwrites_it(go, tmp_path, capsys):
     [
         (b"", "no example for train: of 0 rows"),
         (b"\n \n", "of 0 rows"),
-        (b'{"frage": "a"}', "no known format, the keys are frage"),
-        (b'{"frage": "a"}', "which is what:\ningest:   columns: {text: frage}\ningest:   frage: a"),
+        (b'{"frage": "a"}', "unknown format, the keys are frage"),
+        (b'{"frage": "a"}', "map them:\ningest:   columns: {text: frage}\ningest:   frage: a"),
         (b'{"question": "a"', "1 of 1 rows are bad"),
-        (b"\xff\xfe{\0}\0", "no known format, the keys are none"),
+        (b"\xff\xfe{\0}\0", "unknown format, the keys are none"),
         (b'{"question": "\0"}', "NUL bytes: save the file as UTF-8"),
         (b'{"a": ' * 10_000, "nested too deeply"),
-        (b'{"messages": [{"role": ' + b"[" * 900 + b"]" * 900 + b"}]}", "role of type list is none of"),
-        (b'{"conversations": [{"from": ' + b"[" * 900 + b"]" * 900 + b"}]}", "role of type list is none of"),
+        (b'{"messages": [{"role": ' + b"[" * 900 + b"]" * 900 + b"}]}", "role of type list is not one of"),
+        (
+            b'{"conversations": [{"from": ' + b"[" * 900 + b"]" * 900 + b"}]}",
+            "role of type list is not one of",
+        ),
         (b'{"question": "' + b"x" * 10_000_000, "above 1,000,000 bytes"),
         (Path("no/such/file.jsonl"), "no/such/file.jsonl does not exist"),
         ([row("a")] * 3, "no example for test"),
@@ -292,7 +295,7 @@ def test_ingest_ten_rows_are_split_and_ten_copies_are_refused_with_the_reason(go
         assert min(facts["train"], facts["valid"], facts["test"]) >= 2
         assert facts["rows"] == 10  # counted once, though the rows pass twice
     assert go([row("a")] * 10, test_share=0.1)[0] == 3
-    assert "too few different things" in capsys.readouterr().err
+    assert "too few different texts" in capsys.readouterr().err
 
 
 def test_ingest_test_file_of_one_example_is_refused_before_training(go, tmp_path, capsys):
@@ -469,7 +472,7 @@ def test_conversations_whose_history_is_rewritten_become_an_example_a_turn_in_on
         for example in examples.read(out / f"{split}.jsonl"):
             places.setdefault(example.messages[0].content, set()).add(split)
     assert len(places) == 30 and all(len(found) == 1 for found in places.values())
-    assert "20 conversations are trained as one example a turn" in (out / "preview.md").read_text()
+    assert "20 conversations are trained as one example per turn" in (out / "preview.md").read_text()
 
 
 def test_system_turns_are_folded_where_asked_and_else_set_aside_with_that_advice(go, tmp_path):

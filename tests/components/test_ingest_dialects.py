@@ -126,7 +126,7 @@ def test_parquet_class_names_of_the_schema_are_the_labels(tmp_path):
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
     first, second, bad = readers.rows(tmp_path / "a.parquet")
     assert [row.values["label"] for row in (first, second)] == ["lost", "late"]
-    assert "label 7 is none of the 2 classes" in bad.reason
+    assert "label 7 is not one of the schema's 2 classes" in bad.reason
 
 
 def test_parquet_large_dictionary_and_nested_columns_are_plain_values(tmp_path):
@@ -197,9 +197,7 @@ def test_csv_columns_without_a_name_are_numbered_and_lines_above_the_header_refu
         {"column 1": "0", "text": "a", "label": "b", "column 4": ""}
     ]
     (tmp_path / "b.csv").write_text("Tickets of May\n\ntext,label\na,b\n")
-    with pytest.raises(
-        formats.DataError, match="b.csv:1: the first line names one column, those below have 2"
-    ):
+    with pytest.raises(formats.DataError, match="b.csv:1: the first line has one column, those below have 2"):
         list(readers.rows(tmp_path / "b.csv"))
 
 
@@ -207,7 +205,7 @@ def test_every_line_that_an_open_quote_takes_in_is_a_bad_row(tmp_path):
     (tmp_path / "a.csv").write_text("text,label\na,b\n" + '"open,c\n' + "d,e\n" * 5)
     good, *bad = readers.rows(tmp_path / "a.csv")
     assert good.values == {"text": "a", "label": "b"} and [row.line for row in bad] == [3, 4, 5, 6, 7, 8]
-    assert "a quote opens at line 3" in bad[0].reason
+    assert "the quote opened at line 3" in bad[0].reason
 
 
 def test_parquet_class_names_are_found_for_floats_and_lists(tmp_path):

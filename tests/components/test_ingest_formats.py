@@ -123,8 +123,8 @@ USER, ANSWER = ("user", "a"), ("assistant", "b")
 @pytest.mark.parametrize(
     ("said", "reason"),
     [
-        (turns(USER, ("robot", "b")), "role 'robot' is none of system, developer, user"),
-        (turns(USER, (None, "b")), "role of type NoneType is none of"),
+        (turns(USER, ("robot", "b")), "role 'robot' is not one of system, developer, user"),
+        (turns(USER, (None, "b")), "role of type NoneType is not one of"),
         (turns(USER, ("assistant", " \n")), "empty assistant content"),
         (turns(("user", ""), ANSWER), "empty user content"),
         (turns(USER), "no assistant turn"),
@@ -156,7 +156,7 @@ USER, ANSWER = ("user", "a"), ("assistant", "b")
             [*turns(USER), {"role": "assistant", "tool_calls": [call("f", "{")]}],
             "arguments of a tool call: not",
         ),
-        ([*turns(USER), {"role": "assistant", "tool_calls": [call("f", "[]")]}], "are no JSON object"),
+        ([*turns(USER), {"role": "assistant", "tool_calls": [call("f", "[]")]}], "are not a JSON object"),
     ],
 )
 def test_conversation_that_cannot_be_learned_says_why(said, reason):

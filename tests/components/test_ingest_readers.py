@@ -32,7 +32,7 @@ def values(rows: list[Row | BadRow]) -> list[dict[str, object]]:
 BAD_LINES = {
     "truncated JSON": (GOOD[:20], "not JSON"),
     "two objects": (GOOD + GOOD, "not JSON"),
-    "a comma behind it": (GOOD + b",", "end no line with a comma"),
+    "a comma behind it": (GOOD + b",", "remove commas at line ends"),
     "Python's quotes": (b"{'question': 'a'}", "write rows with json.dumps"),
     "NaN in broken JSON": (b'{"question": NaN', "not JSON"),
     "lone surrogate": (b'{"question": "\\ud800", "answer": "4"}', "not JSON"),
@@ -73,7 +73,7 @@ def test_json_list_table_or_lines_under_the_wrong_name_are_read(tmp_path, name, 
 
 def test_json_list_keeps_the_elements_that_can_be_read(tmp_path):
     first, bad, last = read(tmp_path / "a.json", b"[%s, 7, %s]" % (GOOD, GOOD))
-    assert (bad.line, bad.reason) == (2, "int, not an object: write one object a row")
+    assert (bad.line, bad.reason) == (2, "int, not an object: write one object per row")
     assert isinstance(first, Row) and last.line == 3
 
 
@@ -94,7 +94,7 @@ def test_csv_bad_rows_are_named_and_their_neighbours_are_read(tmp_path):
         tmp_path / "a.csv", b'text,label\na,b\na,b,c\n"a"x,b\n\xff,b\n%s,b\na,b\n"a' % (b"x" * 1_200_000)
     )
     assert [(row.line, row.reason[:12]) for row in rows if isinstance(row, BadRow)] == [
-        (3, "3 fields whe"),
+        (3, "3 fields, bu"),
         (4, "not CSV: ','"),
         (5, "not UTF-8: s"),
         (6, "not CSV: fie"),

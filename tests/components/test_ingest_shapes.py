@@ -65,7 +65,7 @@ def test_alpaca_history_and_dollys_context_are_said():
 REPAIRS = {
     "user turns in a row, joined": ([USER, USER, ANSWER], "ua"),
     "empty system turns, dropped": ([{"role": "system", "content": " "}, USER, ANSWER], "ua"),
-    "turns behind the last learned answer, cut off": ([USER, ANSWER, USER], "ua"),
+    "turns after the last learned answer, cut off": ([USER, ANSWER, USER], "ua"),
     "assistant turns before the first question, kept as context": ([ANSWER, USER, ANSWER], "aua"),
     "turn key 'mood', not used": ([USER | {"mood": "good"}, ANSWER], "ua"),
 }
@@ -177,8 +177,8 @@ def test_a_masked_call_is_masked_and_a_question_is_never_learned():
         ({"train": "all"}, "train all: a turn is learned"),
         ({"mask": 1}, "turn key 'mask': 1 masks the turn in some tools"),
         ({"train_detail": [{"begin_offset": 0}]}, "parts of a turn cannot be masked"),
-        ({"weight": 1, "loss": False}, "weight 1, loss False contradict one another"),
-        ({"masked": True, "train": True}, "contradict one another"),
+        ({"weight": 1, "loss": False}, "weight 1, loss False contradict each other"),
+        ({"masked": True, "train": True}, "contradict each other"),
     ],
 )
 def test_marks_that_do_not_say_which_are_refused(mark, reason):
@@ -201,7 +201,7 @@ def test_preference_pairs_are_refused_with_advice_and_the_chosen_answer_is_taken
         {"prompt": "2+2?", "chosen": [USER, ANSWER], "rejected": [USER, ANSWER]},
     ]
     for row in rows:
-        with pytest.raises(DataError, match="set format: preference to train on the chosen answers"):
+        with pytest.raises(DataError, match="set format: preference to train only on the chosen answers"):
             formats.detect([row])
         example, changes = converted(row, "preference")
         assert example.messages == ASKED and changes == {"column 'rejected', not used": 1}
@@ -237,8 +237,8 @@ def test_mapping_with_prompt_completion_label_and_system_uses_all_of_them():
     ("mapping", "reason"),
     [
         ({"promt": "a"}, "did you mean 'prompt'"),
-        ({"prompt": "a"}, "names nothing to learn"),
-        ({"prompt": "", "completion": "b"}, "is no column name"),
+        ({"prompt": "a"}, "nothing to learn"),
+        ({"prompt": "", "completion": "b"}, "is not a column name"),
         ({"prompt": "a", "completion": "A "}, "columns.completion: 'A ' is prompt already"),
         ({"text": "a", "completion": "b"}, "columns.completion: not read with text.*write prompt for text"),
         ({"text": "a", "system": "b"}, "columns.system: not read with text"),

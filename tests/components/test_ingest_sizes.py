@@ -33,7 +33,7 @@ def test_parquet_of_few_bytes_and_many_rows_is_refused_before_a_row_is_read(tmp_
     del nothing
     assert path.stat().st_size < 100_000
     begun, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(DataError, match=r"train.parquet: 20,000,000 rows in .* bytes, above 10 a byte"):
+    with pytest.raises(DataError, match=r"train.parquet: 20,000,000 rows in .* bytes, above 10 per byte"):
         list(readers.rows(path))
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert time.monotonic() - begun < 5 and after - before < 100_000  # KiB
@@ -45,7 +45,7 @@ def test_parquet_of_one_row_and_many_values_is_refused_before_it_is_read(tmp_pat
     lists = pyarrow.ListArray.from_arrays(ends, pyarrow.nulls(3_000_000, pyarrow.string()))
     pyarrow.parquet.write_table(pyarrow.table({"messages": lists}), path, compression="zstd")
     with pytest.raises(
-        DataError, match=r"3,000,000 values of column messages.list.element in .* above 10 a byte"
+        DataError, match=r"3,000,000 values of column messages.list.element in .* above 10 per byte"
     ):
         list(readers.rows(path))
 

@@ -17,6 +17,7 @@ from deepcuts.components.core.scorecards import Comparison, Score
 from deepcuts.components.ledger import charges as ledger_lines
 from deepcuts.components.ledger.charges import charges, total, totals
 from deepcuts.components.ledger.ledger import balance, next_action, verdict
+from deepcuts.components.ledger.outcome import lengths
 from deepcuts.components.ledger.step import gather, ledger
 
 CPU = {
@@ -219,7 +220,7 @@ def test_ledger_missing_receipt_is_a_row_of_unknown_cost(run):
     assert run.close() == 0
     assert run.rows[1]["end_reason"] == "no receipt" and run.rows[1]["EffectiveCost"] is None
     assert run.book["total"]["unknown"] == 1 and run.book["wasted"]["unknown"] == 1
-    assert run.book["next_action"].startswith("finetune ended with no receipt: read its log")
+    assert run.book["next_action"].startswith("finetune left no receipt: read its log")
     assert "no receipt" in run.summary and "no receipt" in run.report
 
 
@@ -253,7 +254,8 @@ def test_ledger_quality_is_paired_and_stands_first(run):
     assert run.book["comparisons"]["after"]["worse_by"] == pytest.approx(-0.7)
     first = run.summary.splitlines()[0]
     assert (
-        "completion loss 2.500 → 1.800 nats/token, −0.700 (90 % interval −0.700 to −0.700): better" in first
+        "completion loss 2.500 → 1.800 nats/token, −0.700 (90\u00a0% interval −0.700 to −0.700): better"
+        in first
     )
     assert "2.500 → 1.800" in run.report
     assert run.facts["completion_loss_after"] == pytest.approx(1.8) and run.facts["non_inferior"] is True
@@ -318,7 +320,7 @@ def test_ledger_reports_every_path_that_is_not_text(run, capsys):
     run.task("fetch", receipt("fetch", "cpu", 1.0))
     assert run.close(receipts='{"fetch": 3, "finetune": null}') == 2
     message = capsys.readouterr().err
-    assert "receipts.fetch: expected `Path`" in message and "receipts.finetune: expected `Path`" in message
+    assert "receipts.fetch: expected a path" in message and "receipts.finetune: expected a path" in message
 
 
 def test_ledger_pool_given_twice_is_a_configuration_error(run, capsys):
@@ -379,7 +381,7 @@ def test_next_action_names_the_task_whose_last_attempt_failed():
         "evaluate": [],
     }
     said = next_action(charges(attempts, POOLS), "better", None)
-    assert said == "ingest ended with data (and 1 more failed): correct its input, then rerun"
+    assert said == "ingest could not use its input (and 1 more failed): correct its input, then rerun"
 
 
 def test_next_action_takes_a_task_left_out_for_no_failure():
@@ -447,7 +449,7 @@ def test_ledger_sets_the_plan_against_what_came_and_counts_only_steps_that_count
         "actual_usd": pytest.approx(0.9),
     }
     said = "planned 12 min 0 s to 30 min 0 s and $0.3600 to $0.9000 (p50 to p90), took 30 min 0 s and $0.9000"
-    assert said in run.report and "Goodput: 50.0%" in run.report
+    assert said in run.report and "Goodput: 50.0\u00a0%" in run.report
 
 
 @pytest.mark.parametrize(
@@ -465,9 +467,9 @@ def test_ledger_says_that_the_budget_ended_training_and_what_is_left_of_it(run, 
         "trained_share": 0.42,
     }
     assert run.facts["ended_by_budget"] and run.facts["over_budget_usd"] == run.book["bound"]["over_usd"]
-    assert "the budget ended finetune at 42% of its tokens: raise budget_usd" in run.book["next_action"]
+    assert "the budget ended finetune at 42\u00a0% of its tokens: raise budget_usd" in run.book["next_action"]
     for page in (run.report, run.summary.replace("\\", "")):
-        assert f"Budget $1.00: {said}; it ended finetune at 42.0% of its tokens" in page
+        assert f"Budget $1.00: {said}; it ended finetune at 42.0\u00a0% of its tokens" in page
 
 
 def test_ledger_of_an_unpriced_charge_does_not_say_that_the_budget_was_kept(run):
@@ -549,3 +551,20 @@ def test_trials_of_a_search_from_the_cache_were_paid_by_the_run_that_searched(tm
     (tasks / "ledger/outputs").mkdir(parents=True)
     found = gather((tasks / "ledger/outputs/ledger").as_uri(), tmp_path / "scratch", {}, {}, {}, {})
     assert found.receipts.keys() == {"tune", "trials"} and found.reused == {"tune", "trials"}
+
+
+@pytest.mark.parametrize(
+    ("select", "said"),
+    [({"examples": 9, "kept": 8, "tokens": 30_000}, "15 epochs"), ({}, "1.12 epochs")],
+)
+def test_what_was_trained_is_said_in_tokens_and_passes_over_what_was_selected(select, said):
+    """A curriculum's file is as long as the run: passes over it say nothing."""
+    trained = {"total_tokens": 450_000, "data_tokens": 400_000}
+    rows = charges(
+        {
+            "prepare": [receipt("select", "cpu", 1.0, facts=select)],
+            "finetune": [receipt("finetune", "cpu", 1.0, facts=trained)],
+        },
+        POOLS,
+    )
+    assert lengths(rows) == [f"finetune trained 450,000 tokens = {said}"]

@@ -61,7 +61,7 @@ def test_ledger_of_a_failed_run_charges_what_ran(package, tmp_path):
         ("make", 1, "ok", "cpu"),
     }
     assert all(row["EffectiveCost"] is not None and not row["reused"] for row in rows)
-    assert book["next_action"].startswith("fail_2 ended with data: ")
+    assert book["next_action"].startswith("fail_2 could not use its input: ")
 
 
 def test_ledger_of_a_rerun_says_what_an_earlier_run_paid_for(package, tmp_path):

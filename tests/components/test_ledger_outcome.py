@@ -1,5 +1,7 @@
 """The first lines of a report: status, release, quality in the task's terms, cuts, savings, answers."""
 
+import math
+
 import pytest
 
 from deepcuts.components.core.scorecards import Interval, Sample, Scorecard
@@ -76,14 +78,28 @@ def test_quality_is_in_the_terms_of_the_task_and_the_loss_comes_second():
     found = rows(publish())
     book = balance(found, {"before": card(3.0, exact_match=0.1), "after": card(1.0, exact_match=0.6)}, {})
     first, second = outcome.quality(book)
-    assert first == ("exact match", "10.0%", "60.0%", "50.0% to 70.0%")
+    assert first == ("exact match", "10.0\u00a0%", "60.0\u00a0%", "50.0\u00a0% to 70.0\u00a0%")
     assert second[:3] == ("completion loss", "3.000", "1.000")
     without = balance(found, {"before": card(3.0)}, {})
     assert [(each.name, each.after) for each in outcome.quality(without)] == [
         ("perplexity", None),
         ("completion loss", None),
     ]
+    known = outcome.quality(without)
+    low, high = (float(nats) for nats in known[1].range.split(" to "))
+    assert known[0].range == f"{math.exp(low):.4g} to {math.exp(high):.4g}", (
+        "a perplexity has its interval, too"
+    )
     assert outcome.quality(balance(found, {}, {})) == []
+
+
+def test_the_reason_is_what_the_first_failed_task_said_at_its_last_attempt():
+    early, late = (
+        receipt("ingest", "cpu", 1.0, end_reason="data", attempt=n, message=f"bad {n}") for n in (1, 2)
+    )
+    found = charges({"fetch": [receipt("fetch", "cpu", 1.0)], "ingest": [early, late]}, POOLS)
+    assert outcome.reason(found) == "bad 2"
+    assert outcome.reason(rows(publish())) == ""
 
 
 def test_cuts_come_with_their_whole_reason_applied_first():
@@ -113,7 +129,7 @@ def test_savings_say_how_they_are_known_and_nothing_is_claimed_of_a_run_that_was
     found = rows(receipt("quantize", "cpu", 1.0, facts={"bytes_before": 100, "bytes_after": 60}))
     made = outcome.savings(found, balance(found, {}, {}))
     assert [one.how for one in made] == ["measured here", "not known"]
-    assert made[0].what.startswith("40% of the served bytes")
+    assert made[0].what.startswith("40\u00a0% of the served bytes")
     worse = rows(receipt("quantize", "cpu", 1.0, facts={"bytes_before": 100, "bytes_after": 100}))
     assert [one.how for one in outcome.savings(worse, balance(worse, {}, {}))] == ["not known"]
 

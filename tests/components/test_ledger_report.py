@@ -106,8 +106,8 @@ def test_report_says_quality_dollars_price_and_action_before_anything_else(full)
 
 
 def test_report_shows_verdict_and_evidence_of_a_cut_in_their_units(full):
-    text = Page(full.report).text
-    for said in ("kept: 0.01 nats better", "2.16%", "70 MiB", "41.2 s", "8 GiB", "500", "#2", "(spot)"):
+    text = Page(re.sub("(?s)<style>.*?</style>", "", full.report)).text
+    for said in ("kept: 0.01 nats better", "2.16\u00a0%", "70 MiB", "41.2 s", "8 GiB", "500", "#2", "(spot)"):
         assert said in text
     assert "f" * 32 not in text
 
@@ -271,7 +271,7 @@ def test_cost_is_never_a_bare_sum_when_something_is_unknown(total, said):
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("trained_share", 0.00286, ("trained share", "0.29%")),
+        ("trained_share", 0.00286, ("trained share", "0.29\u00a0%")),
         ("checkpoint_bytes", 36_700_160, ("checkpoint", "35 MiB")),
         ("save_seconds", 3700.0, ("save", "1 h 1 min")),
         ("saved_usd", 1.5, ("saved", "$1.50")),
@@ -284,3 +284,41 @@ def test_cost_is_never_a_bare_sum_when_something_is_unknown(total, said):
 )
 def test_fact_is_read_in_the_unit_of_its_name(name, value, said):
     assert formatting.fact((name, value)) == said
+
+
+def test_report_of_a_failed_run_looks_failed_and_gives_the_whole_reason(tmp_path):
+    run = LedgerRun(tmp_path)
+    why = "no known format, the keys are promt: rename them, and so on " * 6
+    run.task("ingest", receipt("ingest", "cpu", 9.0, end_reason="data", message=why.strip()))
+    run.close()
+    shown = Page(run.report)
+    assert ("class", "worse") in shown.attributes and "failed" in shown.text
+    assert "ingest could not use its input: correct its input, then rerun" in shown.text
+    for said in (shown.text, run.summary):
+        assert why.strip() in " ".join(said.split())
+    assert run.summary.startswith("**Failed**")
+
+
+def test_figures_of_a_page_have_one_style(full):
+    full.scorecard("before", 2.3)
+    full.scorecard("after", 1.6)
+    full.close()
+    text = Page(re.sub("(?s)<style>.*?</style>", "", full.report)).text
+    assert not re.findall(r"\d ?%", text), "a no-break space stands before per cent"
+    assert "95\u00a0% interval" in text and re.search(r"perplexity,\s+95", text)
+    tasks = [line for line in full.summary.splitlines() if re.search(r"\\?\| \S+ s \|", line)]
+    assert not tasks, "a time in a table keeps its unit on its line"
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("-0.0004 nats (-0.0017 to +0.0008)", "−0.0004 nats (−0.0017 to +0.0008)"),
+        (
+            "17.65% of 2026-11-30, 1 % of gguf-q8_0 at 1e-5",
+            "17.65\u00a0% of 2026-11-30, 1\u00a0% of gguf-q8_0 at 1e-5",
+        ),
+    ],
+)
+def test_figures_in_a_reason_are_written_as_everywhere(said, shown):
+    assert formatting.prose(said) == shown

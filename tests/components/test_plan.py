@@ -23,7 +23,7 @@ from deepcuts.components.plan.decision import PlanTerms, train
 from deepcuts.components.plan.placing import Wish
 from deepcuts.components.plan.profile import growing
 from deepcuts.components.plan.step import apply, plan
-from tests.training import zoo
+from tests.training import tiny, zoo
 
 ROOT = Path(__file__).parents[2]
 LLAMA_8B = {
@@ -113,7 +113,7 @@ def test_a_deadline_moves_the_run_to_the_faster_pool(tmp_path):
 def test_full_training_of_8b_is_sharded_because_no_device_holds_it(tmp_path):
     best, why = decided(tmp_path, LLAMA_8B, FULL, pool("eight", 80, 30.0, devices=8))
     assert (best.strategy, best.devices) == ("fsdp", 8)
-    assert "no single device" in best.reason
+    assert "does not fit on one device" in best.reason
     assert (
         sum("does not fit" in reason for reason in why.values()) == 4
     )  # single and ddp, kept and recomputed
@@ -122,7 +122,7 @@ def test_full_training_of_8b_is_sharded_because_no_device_holds_it(tmp_path):
 def test_a_split_of_what_fits_one_device_shows_why_it_is_faster(tmp_path):
     best, _ = decided(tmp_path, SMALL, FULL, pool("eight", 80, 30.0, devices=8))
     assert best.strategy == "ddp"
-    assert "times as fast as that device alone" in best.reason
+    assert "times as fast as one device" in best.reason
 
 
 def test_the_strategy_is_handed_on_and_one_the_recipe_names_is_kept_to(tmp_path):
@@ -221,9 +221,9 @@ def test_communication_is_twice_the_parameters_for_ddp_and_thrice_for_fsdp():
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"model_type": "lllama"}, "'lllama' is none that transformers ships"),
-        ({"model_type": "vit"}, "'vit' makes no causal language model"),
-        ({"num_attention_heads": 7}, "'llama' makes no causal language model"),
+        ({"model_type": "lllama"}, "'lllama' is not one that transformers ships"),
+        ({"model_type": "vit"}, "'vit' is not a causal language model"),
+        ({"num_attention_heads": 7}, "'llama' is not a causal language model"),
     ],
 )
 def test_what_is_no_language_model_is_refused_by_name(tmp_path, changed, words):
@@ -266,6 +266,7 @@ def flags_of(tmp_path: Path, *pools: dict[str, Any]) -> dict[str, Any]:
     tmp_path.joinpath("config.json").write_text(json.dumps(SMALL))
     flags = {
         "base": tmp_path,
+        "train": tmp_path / "train.jsonl",
         "recipe": json.dumps(LORA),
         "nodepools": json.dumps({"pools": pools}),
         "receipts": "{}",
@@ -332,6 +333,43 @@ def spent(folder: Path, pool: str, wall_seconds: float) -> dict[str, str]:
     )
     cli.write_json(folder / "fetch.json", receipt)
     return {"receipts": json.dumps({"fetch": str(folder / "fetch.json")})}
+
+
+def selected(folder: Path, tokens: int) -> dict[str, str]:
+    """The receipt of a selection before the plan."""
+    (file,) = json.loads(spent(folder, "small", 1.0)["receipts"]).values()
+    receipt = json.loads(Path(file).read_text())
+    facts = {"examples": 10, "kept": 8, "tokens": tokens, "dropped_duplicate": 2}
+    Path(file).write_text(json.dumps(receipt | {"step": "select", "facts": facts}))
+    return {"receipts": json.dumps({"select": file}), "receipt": str(folder / "receipt.json")}
+
+
+def test_epochs_are_planned_and_handed_on_as_tokens_of_what_select_kept(tmp_path):
+    tokens = sum(len(one.ids) for one in tiny.rendered(60))
+    train, base = tiny.write_sums(tmp_path / "train.jsonl", 60), tiny.base(tmp_path / "base")
+    flags = flags_of(tmp_path, pool("small", 24, 0.8)) | selected(tmp_path, tokens) | {"base": base}
+    in_tokens = {"seq_len": 64, "budget_tokens": round(2.5 * tokens)}
+    assert run(flags | {"train": train, "recipe": '{"seq_len": 64, "epochs": 2.5}'}) == 0
+    planned, facts = outcome(tmp_path)
+    assert planned.epochs is None and training_id(planned, "b", "d") == training_id(
+        parse(in_tokens), "b", "d"
+    )
+    said = f"10 rows -> 8 to train on: 2 duplicates; {round(2.5 * tokens):,} tokens = 2.5 epochs"
+    assert facts["forecast"] == f"training data: {said}" and said in (tmp_path / "plan.md").read_text()
+    assert run(flags | {"recipe": json.dumps(in_tokens)}) == 0
+    planned_in_tokens, same = outcome(tmp_path)
+    assert planned_in_tokens == planned and same["predicted_hours_p50"] == facts["predicted_hours_p50"]
+
+
+def test_epochs_of_data_that_is_still_selected_are_planned_with_all_of_it_and_handed_on_as_they_are(tmp_path):
+    tiny.write_sums(tmp_path / "train.jsonl", 60)
+    own = {"base": tiny.base(tmp_path / "base"), "receipt": tmp_path / "receipt.json"}
+    flags = flags_of(tmp_path, pool("small", 24, 0.8)) | own
+    assert run(flags | {"recipe": '{"epochs": 3, "seq_len": 64}'}) == 0
+    planned, facts = outcome(tmp_path)
+    assert planned.epochs == 3 and planned.tokens_per_step == 0
+    tokens = 3 * sum(len(one.ids) for one in tiny.rendered(60))
+    assert facts["forecast"] == f"training data: {tokens:,} tokens = 3 epochs"
 
 
 def outcome(folder: Path) -> tuple[Recipe, dict[str, Any]]:

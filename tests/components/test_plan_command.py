@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -91,6 +92,21 @@ def test_the_wishes_of_the_run_file_are_kept(capsys):
     assert deepcuts("plan", "-f", str(EXAMPLE), *late) == 2
     assert "the fastest, gpu single x1" in capsys.readouterr().err
     assert planned(capsys, *late, "--deadline-hours", "10")["chosen"]["pool"] == "cpu"
+
+
+def test_epochs_are_counted_in_the_data_before_anything_is_bought(capsys, tmp_path):
+    given = EXAMPLE.read_text().replace("budget_tokens: 450000", "epochs: 3")
+    assert "epochs: 3" in given
+    text = re.sub(r"^(base_uri|data_uri): (?!\S*://)(\S+)", rf"\1: {EXAMPLE.parent}/\2", given, flags=re.M)
+    (tmp_path / "run.yaml").write_text(text)
+    assert deepcuts("plan", "-f", str(tmp_path / "run.yaml"), "--json") == 0
+    made = json.loads(capsys.readouterr().out)
+    found = re.match(r"at most ([\d,]+) tokens = 3 epochs", made["length"])
+    tokens = int(found[1].replace(",", ""))
+    assert planned(capsys, "--set", f"recipe.budget_tokens={tokens}")["chosen"] == made["chosen"]
+    both = ["--set", "recipe.epochs=3"]
+    assert deepcuts("plan", "-f", str(EXAMPLE), *both) == 2
+    assert "epochs 3 and budget_tokens 450000: both say the same" in capsys.readouterr().err
 
 
 def test_unknown_keys_and_wrong_values_are_refused_together(capsys):

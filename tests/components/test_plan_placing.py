@@ -113,7 +113,7 @@ def test_on_a_closed_pool_nothing_is_planned_and_the_next_best_is_taken():
         (Wish("gup"), "no node pool 'gup' to plan for: give auto, or one of cpu, gpu, gpu-spot"),
         (
             Wish("gpu-spot", "never"),
-            "pool 'gpu-spot' cannot take the training: it is a spot pool",
+            "pool 'gpu-spot' cannot run the training: it is a spot pool",
         ),
         (Wish("gpu", compiled_for=TEAM), "its queue is '' and the task is labelled for 'team'"),
         (
@@ -177,7 +177,7 @@ def test_models_are_scored_where_it_costs_least_and_fits_but_watched_without_acc
     assert eight.watch and eight.watch.pool == eight.scoring.pool == "gpu-spot"  # in 12 GiB it does not fit
     assert "do not fit" not in eight.watch.reason and "does not fit" in eight.scoring_rejected[0].reason
     cpu = {"cpu": POOLS["cpu"]}
-    with pytest.raises(ValueError, match="no node pool holds what scores the model: on the nearest, cpu"):
+    with pytest.raises(ValueError, match="no node pool has memory for model scoring: on the nearest, cpu"):
         decided(HALF_8B, nf4, pools=cpu)
 
 

@@ -192,7 +192,7 @@ def test_little_text_is_used_whole(go, tmp_path):
 def test_weights_that_are_not_finite_are_refused(go, tmp_path, kind):
     base = tiny.base(tmp_path / "base", kind)
     name = tiny.spoil(base, float("inf"))
-    refused(go(base), 3, name, "no numbers")
+    refused(go(base), 3, name, "infinite or NaN")
 
 
 def test_a_quantized_model_is_refused(go, tmp_path):

@@ -336,7 +336,7 @@ def test_object_that_is_no_entry_of_the_log_is_named_and_not_counted(tmp_path):
     store = open_store(tmp_path.as_uri())
     moves(store, "+a", "+b")
     store.put_bytes("releases/model/log/000001.json.bak", b"{}")
-    with pytest.raises(DataError, match="000001.json.bak is no entry of the log"):
+    with pytest.raises(DataError, match="000001.json.bak is not an entry of the log"):
         releases.rollback(store, "model")
 
 

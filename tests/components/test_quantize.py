@@ -194,8 +194,7 @@ def test_a_format_that_does_not_load_again_is_a_row_of_the_table(go, tmp_path):
     code, out, facts, _ = go(zoo.base_of(tmp_path / "base", "mixtral"), "w8a8")
     assert code == 0 and facts["chosen"] == "reference"
     assert (
-        "not run: what was written does not load again (4 weights are missing)"
-        in (out / "summary.md").read_text()
+        "not run: the written model does not load (4 weights are missing)" in (out / "summary.md").read_text()
     )
 
 
@@ -255,7 +254,7 @@ def test_layers_that_do_not_divide_by_the_group_stay_and_are_counted(go, tmp_pat
 def test_weights_that_are_not_finite_are_refused(go, tmp_path, kind):
     base = make(tmp_path / "base", kind)
     name = tiny.spoil(base, float("nan"))
-    refused(go(base, "w8a8"), 3, name, "no numbers")
+    refused(go(base, "w8a8"), 3, name, "infinite or NaN")
 
 
 def test_bytes_are_compared_as_stored_and_no_model_grows(go, tmp_path):
@@ -278,7 +277,7 @@ def test_hardware_that_cannot_make_a_format_is_said_with_the_way_out(go, tmp_pat
 def test_an_architecture_whose_channels_cannot_be_scaled_is_a_row_of_the_table(go, tmp_path):
     code, out, facts, _ = go(zoo.base_of(tmp_path / "base", "opt"), "smoothquant-w8a8", "w8a8")
     assert code == 0 and facts["chosen"] == "w8a8"
-    assert "not run: llmcompressor does not take this architecture" in (out / "summary.md").read_text()
+    assert "not run: llmcompressor does not support this architecture" in (out / "summary.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -388,7 +387,7 @@ def test_a_vocabulary_without_a_name_in_llama_cpp_keeps_the_reference_and_says_w
     base = make(tmp_path / "base")
     code, out, facts, _ = go(base, "gguf-q8_0")
     assert code == 0 and facts["chosen"] == "reference"
-    assert "split in a way that llama.cpp has no name for" in facts["cut_quantize"]
+    assert "has no name in llama.cpp" in facts["cut_quantize"]
 
 
 def test_without_llama_cpp_the_reference_is_kept_and_the_way_out_said(go, tmp_path, monkeypatch):
@@ -400,7 +399,7 @@ def test_without_llama_cpp_the_reference_is_kept_and_the_way_out_said(go, tmp_pa
 
 def test_off_is_a_choice(go):
     code, out, facts, _ = go(bundled(), "off")
-    assert code == 0 and facts["cut_quantize"] == "off: no format is asked for"
+    assert code == 0 and facts["cut_quantize"] == "off: no format is requested"
     assert files.digest(out / "chosen") == files.digest(bundled())
 
 
@@ -411,8 +410,8 @@ def test_gpu_nodes_get_the_formats_that_vllm_loads():
 def test_what_llama_cpp_does_not_know_is_said_before_training_is_paid_for(tmp_path, monkeypatch):
     pytest.importorskip("cyllama", reason="llama.cpp; installed with the extra train")
     base = make(tmp_path / "base")
-    assert "no name for" in foresee(base, ["auto"], "cpu")[0]
-    with pytest.raises(ValueError, match="no name for.*give .off."):
+    assert "no name in llama.cpp" in foresee(base, ["auto"], "cpu")[0]
+    with pytest.raises(ValueError, match="no name in llama.cpp.*give .off."):
         foresee(base, ["gguf-q8_0"], "cpu")
     assert foresee(bundled(), ["auto"], "cpu") == foresee(base, ["auto"], "gpu") == []
     assert foresee(base, ["off"], "cpu") == []

@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 
 @pytest.fixture
 def released(s3_url, tmp_path):
-    """A store of its own with one release in service."""
+    """A separate store with one release in service."""
     model = tmp_path / "model"
     model.mkdir()
     (model / "weights").write_bytes(b"w" * 1000)

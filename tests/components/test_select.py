@@ -378,5 +378,5 @@ def unique(*drops: list[Dropped]) -> set[str]:
 
 
 def test_select_refuses_an_embedder_that_is_none(tmp_path, base):
-    with pytest.raises(DataError, match="no sentence-transformers model"):
+    with pytest.raises(DataError, match="not a sentence-transformers model"):
         run(tmp_path, base, semantic_threshold=0.9, embedder_uri=str(base))

@@ -176,6 +176,7 @@ def test_search_told_to_stop_ends_as_preempted_with_its_trials(flags, tmp_path):
     [
         ({"space": '{"learning_rat": {"kind": "float", "min": 1, "max": 2}}'}, 2, "learning_rate"),
         ({"space": '{"budget_tokens": {"kind": "int", "min": 1, "max": 2}}'}, 2, "budget_tokens"),
+        ({"space": '{"epochs": {"kind": "int", "min": 1, "max": 2}}'}, 2, "give search_min_tokens"),
         ({"space": '{"method": {"kind": "choice", "values": ["lora", "lorra"]}}'}, 2, "lorra"),
         ({"space": '{"beta1": {"kind": "float", "min": 0.5, "max": 2}}'}, 2, "beta1"),
         ({"space": "{}"}, 2, "space is empty"),

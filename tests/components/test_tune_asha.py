@@ -292,10 +292,10 @@ def test_a_finite_space_is_drawn_without_repetition_and_its_grid_skips_what_a_co
     [
         ({"kind": "choice"}, "give values"),
         ({"kind": "choice", "values": [1, 1]}, "twice"),
-        ({"kind": "float", "min": 1}, "no range"),
+        ({"kind": "float", "min": 1}, "not a range"),
         ({"kind": "float", "min": 0, "max": 1, "log": True}, "above 0"),
         ({"kind": "int", "min": 0.5, "max": 2}, "whole"),
-        ({"kind": "float", "min": 2, "max": 1}, "no range"),
+        ({"kind": "float", "min": 2, "max": 1}, "not a range"),
         ({"kind": "float", "values": [1]}, "choice"),
     ],
 )
@@ -310,5 +310,5 @@ def test_conditions_on_what_is_no_choice_or_never_happens_are_refused_together()
         "z": Dimension(kind="float", min=0, max=1, when={"m": ["no"]}),
         "m": Dimension(kind="choice", values=["yes"]),
     }
-    with pytest.raises(ValueError, match="(?s)'y' is no choice.*'m' is never"):
+    with pytest.raises(ValueError, match="(?s)'y' is not an unconditional choice.*'m' is never"):
         check(space)

@@ -342,7 +342,7 @@ def test_katibs_own_algorithms_train_every_configuration_to_the_end(flags, katib
                 "algorithm": "bayesianoptimization",
                 "space": '{"weight_decay": {"kind": "float", "min": 0, "max": 1}}',
             },
-            "on a logarithm",
+            "on a log scale",
         ),
         ({"pool": "tpu"}, "'tpu' is not among"),
         ({"store": "file:///tmp/x"}, "s3://"),

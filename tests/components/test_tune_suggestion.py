@@ -326,7 +326,7 @@ def test_maximising_promotes_the_largest():
         ({"min_resource": "10"}, "resource from 10"),
         ({"max_resource": "27"}, "from 1 to 9"),
         ({"brackets": "9"}, "brackets 9"),
-        ({"conditions": '{"rank": {"lr": [1]}}'}, "'lr' is no choice"),
+        ({"conditions": '{"rank": {"lr": [1]}}'}, "'lr' is not an unconditional choice"),
         ({"conditions": '{"range": {"method": ["lora"]}}'}, "range"),
     ],
 )

@@ -319,6 +319,22 @@ def test_watch_does_not_take_a_smaller_budgets_end_for_its_own(run):
     assert run.facts(watch)["ended_because"] == "stale"
 
 
+def test_epochs_are_the_same_training_to_trainer_and_watcher_and_it_goes_on_from_its_checkpoints(run):
+    """As tokens, as epochs, watched: one id in one store."""
+    tokens = sum(len(one.ids) for one in tiny.rendered(60))
+    whole = {name: value for name, value in SAVES_OFTEN.items() if name != "budget_tokens"}
+    assert run.here(finetune, whole | {"epochs": 0.75}) == 0
+    made = run.facts(finetune)
+    assert made["budget_tokens"] == round(0.75 * tokens) and made["data_tokens"] == tokens
+    assert made["total_tokens"] <= made["budget_tokens"] < made["total_tokens"] + 2 * 256
+    assert run.here(watch, whole | {"epochs": 0.75}) == 0
+    watched = run.facts(watch)
+    assert watched["training_id"] == made["training_id"] and watched["best_step"] == made["steps"]
+    assert run.here(finetune, whole | {"budget_tokens": made["budget_tokens"]}) == 0
+    again = run.facts(finetune)
+    assert (again["training_id"], again["resumed_at_step"]) == (made["training_id"], made["steps"])
+
+
 def test_watch_without_examples_has_nothing_to_do(run):
     run.valid.write_text("")
     assert run.here(watch, SAVES_OFTEN) == 0

@@ -101,9 +101,9 @@ def test_run_reports_missing_and_unknown_flags_and_bad_values_all_together(capsy
     assert found[2] == "--name: missing: give it a value (text)"
     assert found[3].startswith("count: not JSON (") and found[3].endswith("got 'three': quote it as JSON")
     assert found[4:] == [
-        "share: expected `float`, got []",
+        "share: expected a number, got []",
         "recipe.sede: unknown key: did you mean 'seed'?",
-        "recipe.seed: expected `int` >= 0, got -1",
+        "recipe.seed: expected a whole number >= 0, got -1",
     ]
 
 
@@ -344,7 +344,7 @@ def test_run_refuses_a_value_outside_the_bounds_of_its_type(capsys):
     assert cli.run(bounded, ["--count", "1"]) == 0
     capsys.readouterr()
     assert cli.run(bounded, ["--count", "0"]) == 2
-    assert last_receipt(capsys)[1] == ["bounded: count: expected `int` >= 1, got 0"]
+    assert last_receipt(capsys)[1] == ["bounded: count: expected a whole number >= 1, got 0"]
 
 
 def test_only_the_main_process_of_torchrun_leaves_a_receipt(tmp_path, capsys, monkeypatch):

@@ -53,8 +53,8 @@ def test_nodepools_free_of_charge_is_a_price():
 def test_nodepools_reports_every_problem_at_once():
     assert problems(CPU | {"cpu_cores": 0, "spott": True}, GPU | {"memory_bytes": -1}, {"name": "x"}) == [
         "nodepools.pools[0].spott: unknown key: did you mean 'spot'?",
-        "nodepools.pools[0].cpu_cores: expected `float` > 0.0, got 0",
-        "nodepools.pools[1].memory_bytes: expected `int` >= 1, got -1",
+        "nodepools.pools[0].cpu_cores: expected a number > 0.0, got 0",
+        "nodepools.pools[1].memory_bytes: expected a whole number >= 1, got -1",
         "nodepools.pools[2].selector: missing: give it a value",
         "nodepools.pools[2].cpu_cores: missing: give it a value",
         "nodepools.pools[2].memory_bytes: missing: give it a value",

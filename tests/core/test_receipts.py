@@ -19,7 +19,7 @@ BURN = "while time.process_time() < 0.7: pass"
 
 
 def receipt_of(code: str, **environment: str) -> Receipt:
-    """The receipt of a step in a process of its own; ``code`` stands in for the body of its module."""
+    """The receipt of a step in a separate process; ``code`` replaces the body of its module."""
     module = f"import subprocess, sys, time\nfrom deepcuts.components.core import cli\n{code}\ncli.main(work)"
     done = subprocess.run(
         [sys.executable, "-c", module],

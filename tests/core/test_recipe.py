@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from typing import Any
 
 import msgspec
@@ -7,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepcuts.components.core import recipe
+from deepcuts.components.core import epochs, recipe
 from deepcuts.components.core.recipe import EXECUTION, Recipe, training_id
+from deepcuts.components.training import batches
 
 OTHER: dict[str, Any] = {
     "method": "full",
@@ -16,6 +18,7 @@ OTHER: dict[str, Any] = {
     "schedule": "cosine",
     "warmup_ratio": 0.1,
     "budget_tokens": 500_000,
+    "epochs": 2.5,
     "budget_seconds": 60.0,
     "schedule_tokens": 3_000_000,
     "tokens_per_step": 4096,
@@ -67,7 +70,7 @@ def test_recipe_other_values_cover_every_field():
 def test_recipe_reads_what_it_writes(tmp_path):
     path = tmp_path / "recipe.json"
     for_lora: dict[str, Any] = {"base_precision": "as-stored", "new_token_ids": [], "trained_layers": "all"}
-    wanted = recipe.parse(OTHER | for_lora | {"learning_rate": 1e-7})
+    wanted = recipe.parse(OTHER | for_lora | {"learning_rate": 1e-7, "epochs": None})
     path.write_bytes(msgspec.json.encode(wanted))
     assert recipe.read(path) == wanted
 
@@ -86,7 +89,7 @@ def test_recipe_read_names_the_file_in_its_errors(tmp_path):
         recipe.read(path)
     assert str(error.value).splitlines() == [
         f"{path}.learning_rat: unknown key: did you mean 'learning_rate'?",
-        f"{path}.seed: expected `int` >= 0, got -1",
+        f"{path}.seed: expected a whole number >= 0, got -1",
     ]
 
 
@@ -101,6 +104,10 @@ def test_recipe_read_names_the_file_in_its_errors(tmp_path):
         ("schedule", "exponential"),
         ("warmup_ratio", 1.1),
         ("budget_tokens", 0),
+        ("epochs", 0),
+        ("epochs", -1),
+        ("epochs", math.inf),
+        ("epochs", "three"),
         ("schedule_tokens", -1),
         ("seq_len", 7),
         ("micro_batch_size", 0),
@@ -131,6 +138,8 @@ def test_recipe_refuses_a_value_that_makes_no_sense(field, value):
     ("fields", "message"),
     [
         ({"schedule_tokens": 10, "budget_tokens": 11}, "raise the horizon"),
+        ({"epochs": 3, "budget_tokens": 11}, "epochs 3 and budget_tokens 11: .*leave one of them out$"),
+        ({"epochs": 3, "budget_tokens": 1_000_000}, "epochs 3 and budget_tokens 1000000: "),
         ({"tokens_per_step": 100, "seq_len": 101}, "raise tokens_per_step or lower seq_len"),
         (phases((600, 0.5)), "seq_len 600 until 0.5 comes before 512"),
         (phases((64, 0.5), (128, 0.4)), "let both rise"),
@@ -173,7 +182,7 @@ def test_training_id_changes_with_every_field_that_makes_the_result(field):
     assert training_id(changed, "b", "d") != training_id(plain, "b", "d")
 
 
-@pytest.mark.parametrize("field", sorted(EXECUTION - {"budget_tokens"}))
+@pytest.mark.parametrize("field", sorted(EXECUTION - {"budget_tokens", "epochs"}))
 def test_training_id_ignores_how_the_run_is_executed(field):
     assert training_id(recipe.parse({field: OTHER[field]}), "b", "d") == training_id(Recipe(), "b", "d")
 
@@ -190,6 +199,48 @@ def test_training_id_does_not_depend_on_the_budget_under_a_horizon(budget, horiz
     short = Recipe(budget_tokens=budget, schedule_tokens=horizon)
     whole = Recipe(budget_tokens=horizon, schedule_tokens=0)
     assert training_id(short, "b", "d") == training_id(whole, "b", "d")
+
+
+def test_epochs_are_budget_tokens_once_the_data_is_counted():
+    asked = recipe.parse({"epochs": 2.5})
+    assert epochs.settled(asked, 40_000) == Recipe(budget_tokens=100_000)
+    assert training_id(epochs.settled(asked, 40_000), "b", "d") == training_id(
+        Recipe(budget_tokens=100_000), "b", "d"
+    )
+    assert epochs.settled(Recipe(budget_tokens=7), 40_000) == Recipe(budget_tokens=7)
+
+
+def test_epochs_that_were_never_counted_train_nothing():
+    """Not a million tokens by default: a step that forgot to count fails before it trains."""
+    with pytest.raises(AssertionError, match="epochs become tokens first"):
+        training_id(recipe.parse({"epochs": 2.5}), "b", "d")
+    with pytest.raises(ValueError, match="budget_tokens 0 is less than the first step's"):
+        next(batches.plan_steps([20, 30], recipe.parse({"epochs": 2.5})))
+
+
+def test_epochs_below_one_token_are_refused():
+    with pytest.raises(ValueError, match="raise epochs"):
+        epochs.settled(recipe.parse({"epochs": 1e-6}), 1000)
+
+
+@given(passes=st.floats(0.01, 1000), data_tokens=st.integers(1000, 10**9))
+def test_epochs_and_tokens_say_each_other(passes, data_tokens):
+    tokens = epochs.settled(Recipe(epochs=passes), data_tokens).budget_tokens
+    assert tokens / data_tokens == pytest.approx(passes, abs=0.51 / data_tokens)
+    said = re.fullmatch(r"([\d,]+) tokens = ([\d,.]+) epochs?", epochs.in_words(tokens, data_tokens))
+    assert said and int(said[1].replace(",", "")) == tokens
+    assert float(said[2].replace(",", "")) == pytest.approx(passes, rel=0.006)
+
+
+@given(
+    length=st.sampled_from([{}, {"epochs": 0.5}, {"budget_tokens": 20_000}, {"budget_tokens": 3_000_000}]),
+    step=st.sampled_from([{}, {"tokens_per_step": 512}, {"tokens_per_step": 8192}]),
+    rows=st.sampled_from([{}, {"seq_len": 128}]),
+)
+def test_recipe_is_the_same_after_its_changed_fields_alone_were_handed_on(length, step, rows):
+    """A step of 8,192 tokens, given with a budget of 20,000, came out of the plan as one of 512."""
+    given_recipe = recipe.parse(length | step | rows)
+    assert recipe.parse(recipe.changed(given_recipe)) == given_recipe
 
 
 def test_training_id_differs_between_two_annealed_lengths():

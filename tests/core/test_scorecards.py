@@ -196,7 +196,7 @@ def test_interval_coverage_is_93_to_97_percent_and_false_acceptance_5_percent(
 
 
 def shares(rng: np.random.Generator, examples: int, discordant: float) -> np.ndarray:
-    """Differences of two models that are right equally often, and apart on so many of the examples."""
+    """Differences of two models that are right equally often but differ on that many examples."""
     return rng.choice([-1.0, 0.0, 1.0], (1, examples), p=[discordant / 2, 1 - discordant, discordant / 2])
 
 

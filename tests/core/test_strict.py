@@ -66,13 +66,13 @@ def test_decode_reports_every_problem_at_once_with_its_path():
     assert problems(value) == [
         "car.nmae: unknown key: did you mean 'name'?",
         "car.name: missing: give it a value",
-        "car.wheels[0].radius: expected `float` > 0.0, got -1",
+        "car.wheels[0].radius: expected a number > 0.0, got -1",
         "car.wheels[1].kind: expected one of 'front', 'rear', got 'back'",
-        "car.wheels[2]: expected `object`, got 7",
+        "car.wheels[2]: expected a mapping (name: value), got 7",
         "car.spare.radios: unknown key: did you mean 'radius'?",
         "car.spare.radius: missing: give it a value",
-        "car.doors.right: expected `int`, got 'two'",
-        "car.size[1]: expected `str`, got [3, 4]",
+        "car.doors.right: expected a whole number, got 'two'",
+        "car.size[1]: expected text, got [3, 4]",
     ]
 
 
@@ -94,8 +94,8 @@ def test_decode_refuses_numbers_that_are_not_finite(number):
 
 def test_decode_does_not_take_one_type_for_another():
     assert problems("0.5", float) == ["car: expected a number without quotes, got '0.5'"]
-    assert problems(True, int) == ["car: expected `int`, got True"]
-    assert problems(1.0, str) == ["car: expected `str`, got 1.0"]
+    assert problems(True, int) == ["car: expected a whole number, got True"]
+    assert problems(1.0, str) == ["car: expected text, got 1.0"]
 
 
 def test_decode_shortens_what_it_shows():
@@ -250,3 +250,37 @@ def test_an_old_key_next_to_its_new_name_is_refused():
 def test_what_may_be_a_number_or_a_word_is_said_in_words(fields, message):
     with pytest.raises(ValueError, match=message):
         strict.decode(recipe.Recipe, fields, "recipe")
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "said"),
+    [
+        (int, "5 million", "expected a whole number (1000000, 1e6 or 1M), got '5 million'"),
+        (int, "5,000,000", "expected a whole number (1000000, 1e6 or 1M), got '5,000,000'"),
+        (int, None, "expected a whole number, got nothing: give it a value, or leave it out"),
+        (bool, "yes", "expected true or false, got 'yes'"),
+        (
+            dict[str, int],
+            None,
+            "expected a mapping (name: value), got nothing: give it a value, or leave it out",
+        ),
+        (list[int], "a", "expected a list, got 'a'"),
+        (int | None, "x", "expected a whole number or nothing, got 'x'"),
+    ],
+)
+def test_kinds_are_named_as_people_name_them(kind, value, said):
+    assert problems(value, kind) == [f"car: {said}"]
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [
+        ("seq_length", "seq_len"),
+        ("maxtokens", "max_tokens"),
+        ("max_new_tokens", ""),
+        ("base_lr", ""),
+        ("train_seed", ""),
+    ],
+)
+def test_a_misspelling_is_alike_word_by_word(key, near):
+    assert strict.nearest(key, ["seq_len", "max_tokens", "base_uri", "data_seed"]) == near

@@ -87,7 +87,7 @@ def pools(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Client:
-    """The ``deepcuts`` command against the server, in a folder of its own."""
+    """The ``deepcuts`` command against the server, in a separate folder."""
 
     def __init__(self, endpoint: str, pools: Path, folder: Path) -> None:
         self.folder = folder
@@ -175,7 +175,7 @@ def pods_of(run_id: str, task: str) -> list[str]:
 
 @pytest.fixture
 def during() -> Iterator[Callable[[Callable[[], None]], None]]:
-    """Runs something beside a submit; its failure fails the test."""
+    """Runs something during a submit; its failure fails the test."""
     threads: list[threading.Thread] = []
     failed: list[BaseException] = []
 

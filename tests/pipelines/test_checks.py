@@ -54,7 +54,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"quantize_candidates": []}, "quantize_candidates"),
     ({"quantize_candidates": ["fp8", "fp8"]}, "give each format once"),
     ({"release_name": "My Model"}, "release name 'My Model': give lower-case letters"),
-    ({"budget_usd": -5}, "budget_usd: expected `float` >= 0"),
+    ({"budget_usd": -5}, "budget_usd: expected a number >= 0"),
     ({"deadline_hours": -1}, "deadline_hours"),
     ({"valid_share": 0.6, "test_share": 0.5}, "leave something to train on"),
     ({"test_share": 1.0}, "test_share"),
@@ -71,7 +71,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"format": "shargpt"}, "did you mean 'sharegpt'"),
     ({"columns": {"promt": "a"}}, "did you mean 'prompt'"),
     ({"config": "main"}, "is one file: leave config out"),
-    ({"base_uri": "ftp://x"}, "unknown scheme"),
+    ({"base_uri": "pvc://x"}, "unknown scheme"),
     ({"store_uri": "hf://a/b"}, "unknown scheme"),
     ({"seed": -1}, "seed"),
 ]
@@ -97,7 +97,7 @@ def test_a_value_that_no_step_takes_is_refused(finetune, given, changed, reason)
 def test_a_measure_alone_is_named_once_and_general_text_and_harness_tasks_are_taken(finetune, given):
     with pytest.raises(ValueError) as caught:
         settings.partial(finetune, given | {"measures": "exact_match"})
-    assert str(caught.value) == "measures: expected `array`, got 'exact_match'"
+    assert str(caught.value) == "measures: expected a list, got 'exact_match'"
     for general in ("general", "general:texts.txt"):
         measures = ["completion_loss", general, "lm-eval:piqa"]
         settings.partial(finetune, given | {"measures": measures})
@@ -124,7 +124,7 @@ def ended(monkeypatch, *argv: str) -> int:
         (["plan", "finetune", "--set", "patince=3"], "did you mean 'patience'"),
         (["plan", "finetune", "--set", "budget_usd=-5"], "budget_usd"),
         (["compile", "finetune", "--set", "budget_usd=-5"], "budget_usd"),
-        (["compile", "finetune", "--pool", "gpu"], "--pool: of --to job only"),
+        (["compile", "finetune", "--pool", "gpu"], "--pool: only with --to job"),
         (["submit", "finetune", "--set", "release_name=My Model"], "release name 'My Model'"),
         (["schedule", "finetune", "--cron", "0 3 * * *", "--set", "release_name=My Model"], "release name"),
         (["run", "finetune", "--set", "release_name=My Model"], "release name"),
@@ -153,7 +153,7 @@ KINDS_OF_ERROR = {  # one of each kind: enumeration, share, sign, name, URI, com
     "max_bad_share": (2, "max_bad_share: expected"),
     "budget_usd": (-5, "budget_usd: expected"),
     "release_name": ("My Model", "release name 'My Model'"),
-    "embedder_uri": ("ftp://x", "unknown scheme"),
+    "embedder_uri": ("pvc://x", "unknown scheme"),
     "select_method": ("coverage", "give 0 to deduplicate-only"),
     "max_tokens": (1024, "max_tokens 1024 is above recipe.seq_len 256"),
     "recipe": (
@@ -173,7 +173,7 @@ COMMANDS = {
     ("submit", "finetune"): [],
     ("schedule", "finetune", "--cron", "0 3 *"): ["--cron '0 3 *' has 3 fields"],
     ("plan", "finetune"): ["base_uri: missing"],
-    ("compile", "finetune", "--pool", "gpu"): ["--pool: of --to job only"],
+    ("compile", "finetune", "--pool", "gpu"): ["--pool: only with --to job"],
 }
 
 
@@ -279,9 +279,9 @@ def test_a_model_is_a_folder_with_a_config_and_a_store_is_a_folder(finetune, giv
     ],
 )
 def test_a_schedule_that_never_comes_is_refused(field):
-    with pytest.raises(ValueError, match="--cron .* is no "):
+    with pytest.raises(ValueError, match="--cron .* is not a "):
         cron.six_fields(field)
-    with pytest.raises(ValueError, match="--cron .* is no "):
+    with pytest.raises(ValueError, match="--cron .* is not a "):
         cron.check(field)
 
 

@@ -127,7 +127,7 @@ def test_pools_without_node_device_or_taint_are_told_apart(objects):
 def test_what_this_user_may_not_see_is_no_fault_of_the_cluster(objects):
     objects["/api/v1/namespaces/kubeflow/secrets/mlpipeline-minio-artifact"] = {"code": 403}
     finding = found()["mlpipeline-minio-artifact"]
-    assert finding.state == "this user may not look" and not finding.fix
+    assert finding.state == "this user may not read it" and not finding.fix
 
 
 def test_cluster_that_is_away_is_told(tmp_path, monkeypatch):
@@ -224,8 +224,8 @@ def test_katib_elsewhere_or_out_of_sight_is_told_apart(katib):
     katib["/api/v1/namespaces/kubeflow/configmaps/katib-config"] = {"code": 403}
     katib["/api/v1/namespaces/kubeflow"] = {"code": 403}
     findings = found()
-    assert "may not look" in findings["algorithm asha"].state and not findings["algorithm asha"].fix
-    assert "may not look" in findings["trials in kubeflow"].state and not findings["trials in kubeflow"].fix
+    assert "not read it" in findings["algorithm asha"].state and not findings["algorithm asha"].fix
+    assert "not read it" in findings["trials in kubeflow"].state and not findings["trials in kubeflow"].fix
 
 
 def test_names_are_those_of_the_step_that_registers():

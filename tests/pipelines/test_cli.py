@@ -171,7 +171,7 @@ def test_run_killed_again_and_again_is_taken_up_by_other_processes_and_all_is_ch
                 assert time.monotonic() < end and process.poll() is None, "the task did not start"
                 time.sleep(0.02)
             process.kill()
-        assert ("taking up" in process.communicate()[0]) == (kills > 0)
+        assert ("resuming" in process.communicate()[0]) == (kills > 0)
     assert process.returncode == 0
     record = run_record.read(only_run())
     assert record.tasks["wait"].attempt == 3 and record.tasks["make"].cached
@@ -484,3 +484,26 @@ def test_pools_in_the_arguments_price_the_run():
     told = msgspec.to_builtins(NodePools((msgspec.structs.replace(CPU, name="mine"),)))
     assert list(conclusion.pools_of({"nodepools": told})) == ["mine"]
     assert list(conclusion.pools_of({})) == ["cpu", "gpu", "gpu-spot"]
+
+
+def test_logs_of_a_run_here_are_shown_by_task_and_a_wrong_name_lists_them(package, capsys):
+    assert deepcuts("run", "toy.yaml", "--set", "text=x") == 0
+    run = only_run()
+    capsys.readouterr()
+    assert deepcuts("logs", run, "wait") == 0
+    shown = capsys.readouterr().out
+    assert "waiting" in shown and "make" not in shown
+    assert deepcuts("logs", Path(run).name) == 0, "its name below runs/ is enough"
+    assert deepcuts("logs", run, "wat") == 3
+    assert "its tasks are" in capsys.readouterr().err
+
+
+def test_an_interruption_names_the_part_of_a_chain_and_a_failure_only_its_reason():
+    message = "100%  9 of 9 bytes\nselect: part 3 of 5"
+    task = TaskRecord(name="Prepare", step="chain", pool="cpu", status="interrupted", message=message)
+    record = RunRecord(
+        pipeline="toy", package_digest="", arguments={}, parallel=1, started_at="", tasks={"prepare": task}
+    )
+    said = "interrupted in Prepare (select: part 3 of 5): run the same command to resume"
+    assert conclusion.interruption(record) == said
+    assert conclusion.why("ingest: part 2 of 5\n5%  1 of 20 rows\ningest: bad rows") == "ingest: bad rows"

@@ -291,7 +291,7 @@ def test_server_away_while_a_run_is_followed_is_waited_out(server, here):
 
 @pytest.mark.parametrize(
     ("status", "code", "word"),
-    [(401, 2, "--token"), (403, 2, "--namespace"), (400, 2, "not take"), (500, 4, "try")],
+    [(401, 2, "--token"), (403, 2, "--namespace"), (400, 2, "not accept"), (500, 4, "try")],
 )
 def test_refusal_ends_at_once_with_its_fix(server, capsys, status, code, word):
     server.refuse = [status]
@@ -418,7 +418,7 @@ def test_task_is_read_from_the_node_name_of_its_pod(path, tries):
 
 
 def laid(folder: Path, run: str) -> Store:
-    """A store with what a ledger task of ``run`` leaves, a lost attempt beside it."""
+    """A store with the outputs of a ledger task of ``run``, and a lost attempt."""
     store = open_store((folder / "store").as_uri())
     for name in ("ledger/ledger.json", "summary", "report", "receipt", "executor-logs"):
         store.put_bytes(f"{run}/ledger/salt/{name}", name.encode())

@@ -1,4 +1,4 @@
-"""Every pipeline, compiled: what a cluster would be told."""
+"""Every pipeline, compiled as for a cluster."""
 
 import subprocess
 import sys

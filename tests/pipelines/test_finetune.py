@@ -54,7 +54,7 @@ def test_unusable_data_ends_the_run_before_the_gpu_and_still_counts_the_cost(tmp
     book = ledger(folder)
     lost = [book["by_task"][name]["usd"] for name in ("ingest", "prepare_start")]
     assert sum(lost) == pytest.approx(book["wasted"]["usd"]) and lost[0] > 0
-    assert book["verdict"] == "not measured" and "ingest ended with data" in book["next_action"]
+    assert book["verdict"] == "not measured" and "ingest could not use its input" in book["next_action"]
     assert (folder / "report.html").read_text().lstrip().startswith("<!doctype html>")
 
 

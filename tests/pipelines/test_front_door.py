@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepcuts.components.core import nodepools, strict
-from deepcuts.components.core.other_names import OTHER_NAMES
+from deepcuts.components.core.other_names import MEANINGS, OTHER_NAMES
 from deepcuts.components.core.recipe import Recipe
 from deepcuts.pipelines.command import cli, gpus, packages
 from deepcuts.pipelines.command.shell import EXAMPLES
-from deepcuts.pipelines.run_file import parameters, places, settings
+from deepcuts.pipelines.run_file import hints, parameters, places, settings
 from tests.components.hub import COMMIT, Hub
 from tests.pipelines.test_cli import deepcuts, errors, only_run, package  # noqa: F401
 
@@ -159,6 +159,7 @@ def test_schema_of_the_example(capsys):
 def test_keys_are_explained_recipe_first_then_other_tools_then_spelling(package, capsys):  # noqa: F811
     words = {
         "learning_rate": "1e-4",
+        "epochs": "3",
         "num_train_epochs": "3",
         "lora_r": "8",
         "recipe.num_epochs": "2",
@@ -170,18 +171,52 @@ def test_keys_are_explained_recipe_first_then_other_tools_then_spelling(package,
     assert deepcuts("run", "toy.yaml", *sets) == 2
     found = dict(line.split(": ", 1) for line in errors(capsys))
     assert found["learning_rate"].startswith("a key of recipe: ")
-    assert "recipe.budget_tokens" in found["num_train_epochs"] and "margin" not in found["num_train_epochs"]
+    assert "set recipe.epochs" in found["num_train_epochs"] and "margin" not in found["num_train_epochs"]
     assert found["lora_r"] == "unknown key: set recipe.lora_rank"
-    assert "recipe.budget_tokens" in found["recipe.num_epochs"]
-    assert found["recipe.text"].startswith("no key of recipe: write text at the left margin")
+    assert "set recipe.epochs" in found["recipe.num_epochs"]
+    assert found["epochs"].startswith("a key of recipe: ")
+    assert found["recipe.text"].startswith("not a key of recipe: write text at the left margin")
     assert found["numbr"] == "unknown key: did you mean 'number'?"
     assert found["foo"] == "unknown key: deepcuts run toy --help lists all"
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("n_epochs", "set recipe.epochs"),
+        ("grad_accum", "recipe.tokens_per_step"),
+        ("context_length", "recipe.seq_len"),
+        ("lora", "recipe.method"),
+        ("peak_lr", "recipe.learning_rate"),
+        ("base_lr", "recipe.learning_rate"),
+        ("train_on_inputs", "only answers are learned"),
+        ("hf_token", "export HF_TOKEN"),
+        ("gpus", "pool"),
+        ("teacher_model", "deepcuts run distill"),
+        ("budget", "budget_usd"),
+        ("learning-rate", "a key of recipe: write recipe: {learning_rate: VALUE}"),
+        ("learningRate", "a key of recipe: write recipe: {learning_rate: VALUE}"),
+        ("loraRank", "a key of recipe: write recipe: {lora_rank: VALUE}"),
+        ("numTrainEpochs", "set recipe.epochs"),
+        ("Seed", "write seed"),
+        ("learnig_rate", "did you mean 'learning_rate', a key of recipe?"),
+        ("max_new_tokens", "--help lists all"),
+        ("tokens_of_max", "--help lists all"),
+    ],
+)
+def test_a_name_of_another_tool_or_spelling_is_understood_and_no_other_is_guessed(name, said):
+    known = {one.name for one in of("finetune") if "." not in one.name}
+    assert said in hints.unknown(name, known, "finetune")
+
+
 def test_every_setting_that_a_hint_names_is_there():
     recipe = set(Recipe.__struct_fields__)
-    for hint in OTHER_NAMES.values():
+    keys = {key for name in packages.names() for key in (one.name for one in of(name))}
+    for hint in MEANINGS:
         assert set(re.findall(r"recipe\.(\w+)", hint)) <= recipe, hint
+        assert set(re.findall(r"set (?!recipe)([a-z]\w+)", hint)) <= keys, hint
+    names = [name for found in MEANINGS.values() for name in found.split()]
+    assert sorted(names) == sorted(set(names)), "a name that means two things"
 
 
 @pytest.mark.parametrize(
@@ -224,6 +259,12 @@ def test_counting_changes_no_value_but_whole_numbers(value):
         ('a: "C:\\Users"\n', "in double quotes a backslash"),
         ("a: {b: 1\n", "bracket is left open"),
         ("a: 'b\n", "a quote or a bracket is left open"),
+        ("recipe:\n    a: 1\n  b: 2\n", "line 3, column 3: expected <block end>"),
+        ("a: %HOME%/x\n", "line 1, column 4: found character '%' that cannot start any token: put the value"),
+        ("a: 1\nb: !!python/name:os.system x\n", "line 2, column 4: could not determine"),
+        ("a: 1\n---\nb: 2\n", "a file has one document"),
+        ("a: 1\nb: x\x00y\n", "line 2, column 5: a character that no text has, U+0000"),
+        ("a: *.jsonl\n", "* begins an alias and & an anchor: put the value in quotes"),
     ],
 )
 def test_a_run_file_that_is_no_yaml_is_shown_with_its_line(package, capsys, text, said):  # noqa: F811
@@ -231,7 +272,8 @@ def test_a_run_file_that_is_no_yaml_is_shown_with_its_line(package, capsys, text
     assert deepcuts("run", "toy.yaml", "-f", "bad.yaml") == 2
     printed = capsys.readouterr().err
     assert said in printed
-    if "line" in said:
+    assert "uri: missing" not in printed, "what a file lacks that cannot be read is not known"
+    if "line" in said and "U+" not in said:
         number = int(re.search(r"line (\d+)", said)[1])
         assert text.splitlines()[number - 1].strip() in printed and "^" in printed
 
@@ -250,6 +292,15 @@ def test_a_run_file_in_another_encoding_is_named(package, capsys):  # noqa: F811
         ("https://host/x.jsonl", "curl -LO"),
         (r"C:\data\x.jsonl", "under WSL /mnt/c/"),
         ("$NO_SUCH_NAME/x.jsonl", "$NO_SUCH_NAME in"),
+        ("gs:/bucket/x", "gcloud storage cp"),
+        ("hdfs://name/x", "hdfs dfs -get hdfs://name/x FOLDER"),
+        ("runs:/id/model", "mlflow artifacts download -u runs:/id/model"),
+        ("r2://bucket/x", "give s3://bucket/x, with S3_ENDPOINT"),
+        (r"\\server\share", "mount the share"),
+        ("${DATA:-x}/y.jsonl", "is for a shell to expand"),
+        ("$(pwd)/y.jsonl", "is for a shell to expand"),
+        ("%USERPROFILE%/y.jsonl", "is for a shell to expand"),
+        ("pvc://claim/x", "unknown scheme: give a path or"),
         ("hf://org/name", "data sets are hf://datasets/org/name"),
         ("hf://datasets/name", "give hf://datasets/org/name"),
     ],
@@ -275,6 +326,17 @@ def test_home_is_understood(monkeypatch, tmp_path):
         ("base_uri", "here/name", ""),
         ("base_uri", "./org/name", ""),
         ("base_uri", "org", ""),
+        ("base_uri", "org/name@v1.0", "hf://org/name@v1.0"),
+        ("base_uri", "https://huggingface.co/org/name", "hf://org/name"),
+        ("base_uri", "https://huggingface.co/org/name/tree/main", "hf://org/name@main"),
+        ("data_uri", "https://huggingface.co/datasets/org/name/", "hf://datasets/org/name"),
+        ("base_uri", "hf:org/name", "hf://org/name"),
+        ("base_uri", "S3://bucket/x", "s3://bucket/x"),
+        ("base_uri", "s3a://bucket/x", "s3://bucket/x"),
+        ("base_uri", "s3:/bucket/x", "s3://bucket/x"),
+        ("base_uri", "file:/there/x", "file:///there/x"),
+        ("base_uri", "~nobody-of-this-name/x", ""),
+        ("data_uri", "a:b.jsonl", ""),
         ("store_uri", "org/name", ""),
     ],
 )

@@ -575,7 +575,7 @@ sys.exit(run.exit_code)
 
 
 def start(bench: Bench, pipeline: Callable[..., Any], name: str) -> subprocess.Popen[bytes]:
-    """A runner in a process of its own."""
+    """A runner in a separate process."""
     words = [sys.executable, "-c", RUNNER, *map(str, (bench.package(pipeline), bench.folder / name))]
     return subprocess.Popen(words, cwd=ROOT)
 
@@ -683,7 +683,7 @@ def test_arguments_are_all_checked_at_once(bench):
     with pytest.raises(ValueError) as caught:
         bench.run(choice, number="many", txt="x")
     number, text, unknown = sorted(str(caught.value).splitlines())
-    assert number.startswith("number: expected `int`") and "'many'" in number
+    assert number.startswith("number: expected a whole number") and "'many'" in number
     assert text == "text: missing: give it a value (str)"
     assert unknown == "txt: unknown key: did you mean 'text'?"
 

@@ -1,4 +1,4 @@
-"""A task that a task before it places: what KFP's driver is told, and what the local runner makes of it."""
+"""A task placed by an earlier task: the input of KFP's driver, and the local runner's reading of it."""
 
 import json
 import subprocess

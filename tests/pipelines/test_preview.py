@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -18,6 +19,7 @@ def test_preview_shows_what_is_learned_from_a_run_file_and_writes_nothing_else(t
     base = ROOT / "pipelines/examples/base"
     (tmp_path / "run.yaml").write_text(
         f"base_uri: {base}\ndata_uri: data.jsonl\ncolumns: {{prompt: q, completion: gold}}\n"
+        "valid_share: 0.2\ntest_share: 0.2\nrecipe: {epochs: 10}\n"
     )
     argv = ["deepcuts", "preview", "-f", str(tmp_path / "run.yaml"), "--html", str(tmp_path / "p.html")]
     monkeypatch.setattr(sys, "argv", argv)
@@ -29,6 +31,8 @@ def test_preview_shows_what_is_learned_from_a_run_file_and_writes_nothing_else(t
         "columns: prompt from q, completion from gold" in shown and "5 x column 'note (not mapped)'" in shown
     )
     assert "<|user|>0 apples?<|end|><|assistant|>⟦yes<|end|>⟧" in shown
+    total = int(re.search(r"([\d,]+) training tokens", shown)[1].replace(",", ""))
+    assert f"A run trains {10 * round(0.6 * total):,} tokens = 10 epochs of about" in shown
     assert "<mark>" in (tmp_path / "p.html").read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data.jsonl", "p.html", "run.yaml"]
 

@@ -1,4 +1,4 @@
-"""Thirteen SIGKILLs of ``deepcuts run``, wherever the run stands: it ends well, and all of them are paid."""
+"""Thirteen SIGKILLs of ``deepcuts run`` at any point: it ends well, and the cost of each is counted."""
 
 import contextlib
 import json

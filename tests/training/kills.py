@@ -1,4 +1,4 @@
-"""Kill finetune at chosen events, run it again until it ends, and compare with a run that nobody killed.
+"""Kill finetune at chosen events, run it again until it ends, and compare with an uninterrupted run.
 
     python -m tests.training.kills FOLDER METHOD SEED TRIALS
 
@@ -127,7 +127,7 @@ def start(folder: Path, recipe: dict[str, Any]) -> KilledRun:
 
 
 def count_events(run: KilledRun) -> int:
-    """Events of a run that nobody kills; a file carries them out of the fork."""
+    """Events of an uninterrupted run; a file carries them out of the fork."""
     path = run.folder / "events"
     assert run.attempt(lambda name, number: path.write_text(str(number)) and None) == 0
     return int(path.read_text())
@@ -154,7 +154,7 @@ def trial(run: KilledRun, ordinals: list[int], wanted: tuple[str, str]) -> dict[
 
 
 def preempt(run: KilledRun, step: int, wanted: tuple[str, str]) -> bool:
-    """SIGTERM in a step: it ends, is committed, exit code 143, and the next attempt goes on from there."""
+    """SIGTERM in a step: it ends, is committed, exits with code 143, and the next attempt resumes from it."""
     steps = 0
 
     def before_event(name: str, number: int) -> None:

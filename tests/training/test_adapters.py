@@ -53,7 +53,7 @@ def test_layers_whose_weight_is_read_past_them_are_left_alone_and_a_refusal_name
     layers = adapted_layers(kind)
     assert "in_proj" in layers and not {"out_proj", "dt_proj"} & layers
     assert "whose weights its kernels read themselves" in adapters.left_out(zoo.model_of(kind))
-    with pytest.raises(ValueError, match="'out_proj' is no layer .* take some of .*'in_proj'"):
+    with pytest.raises(ValueError, match="'out_proj' is not a layer .* choose from .*'in_proj'"):
         adapted_layers(kind, lora_targets=["out_proj"])
 
 
@@ -109,5 +109,5 @@ def test_types_that_mark_no_blocks_are_adapted_and_never_recomputed(kind, layer)
     assert any(name.endswith(layer) for name in adapters.adaptable(network)) and not blocks.recomputes(
         network
     )
-    with pytest.raises(ValueError, match="recipe.gradient_checkpointing: transformers computes no blocks"):
+    with pytest.raises(ValueError, match="gradient_checkpointing: transformers cannot recompute blocks"):
         adapters.adapt(network, tiny.recipe(method="full", gradient_checkpointing=True), torch.device("cpu"))

@@ -62,7 +62,7 @@ def test_a_tied_head_stays_as_it_is_and_the_receipt_says_so():
     model, recipe = adapted("llama", TIED, trained_layers=2)
     assert "lm_head.weight" not in models.trainable(model)
     assert depth.describe(model, recipe) == (
-        "the upper 2 of 4 blocks; embeddings are frozen, the head, which is tied to them, too"
+        "the top 2 of 4 blocks; embeddings are frozen, and so is the head, which is tied to them"
     )
     assert depth.describe(model, tiny.recipe()) == "all"
 

@@ -99,7 +99,7 @@ def test_auto_does_not_try_where_a_lost_trial_would_cost_more_than_a_percent(tmp
     _, outcome = train(tmp_path, tiny.recipe())
     assert outcome.compile.compiled is None and outcome.compile.compile_seconds == 0
     assert outcome.compile.facts()["cut_compile"].startswith("off: not tried: about 4")
-    assert "s to compile and try are more than 1% of the" in outcome.compile.reason
+    assert "s to compile and try is more than 1% of the" in outcome.compile.reason
     assert not counters["stats"]
 
 
@@ -137,8 +137,8 @@ def test_a_missing_compiler_means_eager_and_the_reason_is_told(tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("eager", "compiled", "won", "left", "on", "steps", "words"),
     [
-        (0.10, 0.08, True, 1000, True, 500, "pays, break-even after 500 of 1000"),
-        (0.10, 0.08, True, 400, True, 500, "does not pay any more"),
+        (0.10, 0.08, True, 1000, True, 500, "pays off, break-even after 500 of 1000"),
+        (0.10, 0.08, True, 400, True, 500, "does not pay off any more"),
         (0.10, 0.08, False, 1000, False, 500, "not faster in each of 5 pairs"),
         (0.10, 0.11, False, 1000, False, None, "slower than eager"),
     ],

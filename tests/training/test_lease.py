@@ -218,7 +218,7 @@ def test_damaged_object_is_named_with_its_uri(store, name, content):
 @pytest.mark.parametrize("name", ["notes.txt", "7", "000000007", "99999999", "٠٠٠٠٠٠٠٧"])
 def test_stranger_among_the_leases_is_named(store, name):
     store.put_bytes(f"trainings/run/lease/{name}", b"")
-    with pytest.raises(DataError, match="is no lease: delete it"):
+    with pytest.raises(DataError, match="is not a lease: delete it"):
         Lease(store, "run").acquire()
 
 

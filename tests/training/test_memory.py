@@ -142,7 +142,7 @@ def test_predicted_bytes_are_those_measured(cases):
 def test_the_plan_says_which_types_were_never_measured():
     assert {kind for kind, *_ in CASES} | {*OTHERS, *MORE} == sizes.MEASURED
     noted = architecture.parse(zoo.config_of("apertus").to_dict()).tree.notes
-    assert any("not held against measured bytes" in note for note in noted)
+    assert any("never compared with measured ones" in note for note in noted)
 
 
 def test_attention_that_drops_at_random_is_planned_for_examples_as_long_as_a_row():

@@ -216,7 +216,7 @@ def test_a_small_tied_vocabulary_is_trained_whole_though_tokens_are_new():
 
 
 def test_a_new_token_without_a_row_is_refused():
-    with pytest.raises(ValueError, match=f"new_token_ids: {tiny.ROWS} is no row of this model's {tiny.ROWS}"):
+    with pytest.raises(ValueError, match=f"new_token_ids: {tiny.ROWS} is not below this model's {tiny.ROWS}"):
         adapted("llama", new_token_ids=[3, tiny.ROWS])
 
 
@@ -246,7 +246,7 @@ def test_a_base_in_4_bits_takes_a_fraction_and_an_adapter_learns_on_it(tmp_path)
 
 
 def test_a_model_that_was_scored_is_saved_as_it_was_trained(tmp_path):
-    """RWKV halves its own weights in place while it scores, every so many blocks."""
+    """RWKV halves its own weights in place while it scores, every few blocks."""
     base = zoo.base_of(tmp_path / "base", "rwkv", rescale_every=1)
     network, tokenizer = models.load_base(base)
     ids = torch.arange(3, 15)[None]

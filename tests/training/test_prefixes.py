@@ -1,4 +1,4 @@
-"""Shared prefixes: each token of a tree is computed as it is alone, so loss and gradient are the same."""
+"""Shared prefixes: each token of a tree is computed as if alone, so loss and gradient are the same."""
 
 import random
 

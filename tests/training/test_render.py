@@ -229,7 +229,7 @@ def test_example_without_answer_is_bad_data():
 def test_load_tokenizer_names_what_is_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match="not a folder"):
         load_tokenizer(tmp_path / "none")
-    with pytest.raises(DataError, match="no tokenizer"):
+    with pytest.raises(DataError, match="tokenizer does not load"):
         load_tokenizer(tmp_path)
 
 

@@ -125,13 +125,13 @@ def test_special_tokens_in_calls_reasoning_and_tools_make_the_row_bad_data(place
 
 
 LACKING = {
-    "tools": (CALLING.replace("{% if tools %}", "{% if false %}"), "no place for tools:"),
-    "calls": (CALLING.replace("in m.tool_calls or []", "in []"), "no place for tool calls"),
+    "tools": (CALLING.replace("{% if tools %}", "{% if false %}"), "does not show tools:"),
+    "calls": (CALLING.replace("in m.tool_calls or []", "in []"), "does not show tool calls"),
     "results": (
         CALLING.replace("m.content }}", "m.content if m.role != 'tool' }}"),
         "leaves out tool results",
     ),
-    "reasoning": (CALLING.replace("if m.reasoning_content", "if false"), "no place for reasoning_content"),
+    "reasoning": (CALLING.replace("if m.reasoning_content", "if false"), "does not show reasoning_content"),
 }
 
 
@@ -142,7 +142,7 @@ def test_a_template_without_a_place_makes_the_row_bad_data(template, reason):
 
 
 def test_a_base_without_a_template_takes_no_tools():
-    with pytest.raises(DataError, match="without a chat template has no place for tools"):
+    with pytest.raises(DataError, match="without a chat template cannot show tools"):
         render(CONVERSATION, TOKENIZERS[0])
 
 

@@ -38,7 +38,7 @@ RECIPE: dict[str, Any] = {
 }
 TOKENIZER = byte_tokenizer()
 TOO_LARGE = 3e38
-"""A weight that loads, as it is finite, and makes a loss that is not."""
+"""A weight that loads, as it is finite, but causes an infinite loss."""
 
 
 def model(kind: str, seed: int = 0, **changed: Any) -> PreTrainedModel:

@@ -182,4 +182,4 @@ WIDER: dict[str, dict[str, Any]] = {
     "lfm2": {"hidden_size": 64, "block_ff_dim": 160},
     "helium": {"hidden_size": 64, "intermediate_size": 160, "head_dim": 16},  # its o_proj is square
 }
-"""Wide enough that no two of a block's tensors are told from noise."""
+"""Wide enough that no two tensors of a block differ from noise."""

@@ -1,4 +1,4 @@
-"""Run each case as a process of its own, and read what it left."""
+"""Run each case as a separate process, and read its results."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A toy step: take some time, say so, and commit a checkpoint when told to stop."""
+"""A toy step: take some time, say so, and commit a checkpoint on SIGTERM."""
 
 import signal
 import sys
