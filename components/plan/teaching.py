@@ -1,4 +1,4 @@
-"""Add a teacher's weights, logits, forward pass and written answers to the estimates of a student's training."""
+"""Add a teacher's weights, logits, forward pass and written answers to the estimates of a training."""
 
 from typing import TYPE_CHECKING
 
