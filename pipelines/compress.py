@@ -114,7 +114,7 @@ def compress(
             method=heal_method,
             temperature=TEMPERATURE,
             cross_entropy_weight=CROSS_ENTROPY_WEIGHT,
-            hidden_weight=0.0,  # a narrower model's states have no counterpart
+            hidden_weight=0.0,  # fewer layers have no counterpart each; never measured to help
             cached_draws=0,
             max_new_tokens=MAX_ANSWER_TOKENS,
             extra_tokens=0,
