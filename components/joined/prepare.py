@@ -141,7 +141,7 @@ def fetch_and_plan(
     ``teaching`` is the method by which the base teaches the model made from it; empty for none.
     """
     given = SimpleNamespace(**locals(), seed=split_seed)
-    taught = f'{{"teacher": "{base.path}", "method": "{teaching}", "train": "{train.path}"}}'
+    taught = f'{{"teacher": "{base.path}", "method": "{teaching}"}}'
     own = {"taught": taught, "serve_on": serve_on, "candidates": candidates}
     return chain(
         "train",

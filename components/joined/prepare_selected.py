@@ -119,5 +119,5 @@ def select_and_plan_student(
     """Fetch data, select the examples worth their tokens, and plan how ``base`` teaches ``student``."""
     given = SimpleNamespace(**locals())
     made = f'"layers": "{layers}", "config": {student_config}, "method": "{teaching}"'
-    taught = f'{{"teacher": "{base.path}", "train": "{given.train.path}", {made}}}'
+    taught = f'{{"teacher": "{base.path}", {made}}}'
     return _selected(given, plan_part(given, ("select",), base=student.path, taught=taught))

@@ -7,12 +7,13 @@ from typing import Any, Literal
 
 import msgspec
 
-from deepcuts.components.core import cli, epochs, files, run_records
+from deepcuts.components.core import cli, epochs, examples, files, run_records
 from deepcuts.components.core.bounds import Count, NonNegative, PositiveShare, ShareBelowOne
 from deepcuts.components.core.nodepools import NodePools
 from deepcuts.components.core.receipts import Facts
 from deepcuts.components.core.recipe import Recipe, changed
 from deepcuts.components.core.verdicts import Verdict
+from deepcuts.components.distill.distill_config import check_questions
 from deepcuts.components.ledger.charges import charges, read_receipts
 from deepcuts.components.plan import architecture, placing
 from deepcuts.components.plan import decision as decisions
@@ -67,10 +68,12 @@ def plan(
     ``budget_seconds`` of the ``planned`` recipe; the pods' requests are written to the files of ``placed``.
 
     Raises:
-        DataError: the base cannot be saved and reloaded, or is quantized.
+        DataError: the base cannot be saved and reloaded, or is quantized; a teacher or student is to answer
+            plain text.
         ValueError: nothing fits, or meets the deadline or the budget, or the base does not support a format.
     """
     given, pools = dict(locals()), nodepools.by_name
+    check_questions(examples.stream(train), taught.method)
     spent = {task: read_receipts(path) for task, path in receipts.items()}
     spent |= run_records.read(run, pools).receipts if run else {}
     whole = epochs.settled(recipe, counted := data_tokens(recipe, spent, base, train))

@@ -6,9 +6,8 @@ from typing import Any
 
 import msgspec
 
-from deepcuts.components.core import examples
 from deepcuts.components.core.recipe import Recipe
-from deepcuts.components.distill.distill_config import WRITTEN, check_questions, kept_layers
+from deepcuts.components.distill.distill_config import kept_layers
 from deepcuts.components.plan import architecture
 from deepcuts.components.plan.architecture import Architecture
 from deepcuts.components.plan.choice import PlanTask
@@ -26,15 +25,11 @@ class Teaching(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     config: dict[str, Any] = {}
     method: str = ""
     """Method of ``distill``; empty if another step trains."""
-    train: str = ""
-    """File of the examples; if answers are written to them, none may be plain text."""
 
     def task(self, base: Architecture, recipe: Recipe, answer_share: float) -> PlanTask:
-        """Return the training of the student of ``base``; raises as ``student`` and ``check_questions``."""
+        """Return the training of the student of ``base``; raises as ``student``."""
         asked = self.teacher and self.method not in ("", NO_TEACHER)
         teacher = architecture.read(Path(self.teacher)) if asked else None
-        if self.train and self.method in WRITTEN:
-            check_questions(examples.stream(Path(self.train)), self.method)
         shapes = student(base, self.layers, self.config)
         task = PlanTask(shapes, recipe, answer_share, teacher=teacher, single=bool(self.method))
         return task._replace(writes=self.method == "on-policy")

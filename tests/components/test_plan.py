@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from deepcuts.components.core import cli, nodepools, strict, yaml_files
+from deepcuts.components.core import cli, examples, nodepools, strict, yaml_files
+from deepcuts.components.core.examples import Example, Message
 from deepcuts.components.core.receipts import Receipt
 from deepcuts.components.core.recipe import Recipe, parse, training_id
 from deepcuts.components.ledger.step import read_plan
@@ -313,6 +314,19 @@ def test_plan_from_argv_writes_decision_report_and_a_recipe_of_the_same_identity
     assert planned.micro_batch_size == written["chosen"]["micro_batch_size"]
     assert training_id(planned, "b", "d") == training_id(parse(LORA), "b", "d")
     assert msgspec.structs.replace(planned, micro_batch_size=8) == parse(LORA)
+
+
+@pytest.mark.parametrize(("method", "code"), [("on-policy", 3), ("sequence", 3), ("forward-kl", 0)])
+def test_plain_text_answers_nobody_where_answers_are_to_be_written(tmp_path, capsys, method, code):
+    flags = flags_of(tmp_path, pool("small", 24, 0.8))
+    flags |= {
+        "recipe": json.dumps({"method": "full"}),
+        "taught": json.dumps({"teacher": str(tmp_path), "method": method}),
+    }
+    asked = Example("1", (Message("user", "2+2?"), Message("assistant", "4")))
+    examples.write(flags["train"], [asked, Example("page", (Message("assistant", "once"),), form="text")])
+    assert run(flags) == code
+    assert ("'page' answers nobody" in capsys.readouterr().out) is bool(code)
 
 
 def spent(folder: Path, pool: str, wall_seconds: float) -> dict[str, str]:

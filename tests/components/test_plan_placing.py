@@ -6,9 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from deepcuts.components.core import examples, nodepools, strict
-from deepcuts.components.core.errors import DataError
-from deepcuts.components.core.examples import Example, Message
+from deepcuts.components.core import nodepools, strict
 from deepcuts.components.core.nodepools import NodePool
 from deepcuts.components.core.recipe import parse
 from deepcuts.components.plan import choice, decision, placing, scoring, speed, students
@@ -207,24 +205,16 @@ def test_a_teacher_is_in_the_memory_and_the_hours_of_its_student():
     assert taught.largest == taught.teacher and alone.largest == student
 
 
-def test_a_student_that_writes_takes_longer_and_only_questions_can_be_answered(tmp_path):
+def test_a_student_that_writes_takes_longer(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(SMALL))
-    train = tmp_path / "train.jsonl"
-    asked = Example("1", (Message("user", "2+2?"), Message("assistant", "4")))
     hours = {}
     for method in ("forward-kl", "on-policy"):
-        examples.write(train, [asked])
-        teaching = students.Teaching(teacher=str(tmp_path), method=method, train=str(train))
+        teaching = students.Teaching(teacher=str(tmp_path), method=method)
         (option, *_) = choice.options(
             teaching.task(shapes_of(SMALL), parse(TINY), 0.5), {"gpu": POOLS["gpu"]}
         )
         hours[method] = option.estimate.hours_p50
     assert hours["on-policy"] > hours["forward-kl"]
-    examples.write(train, [asked, Example("page", (Message("assistant", "once"),), form="text")])
-    for method in ("on-policy", "sequence"):
-        with pytest.raises(DataError, match="'page' answers nobody"):
-            msgspec.structs.replace(teaching, method=method).task(shapes_of(SMALL), parse(TINY), 0.5)
-    msgspec.structs.replace(teaching, method="forward-kl").task(shapes_of(SMALL), parse(TINY), 0.5)
 
 
 def test_a_distillation_is_one_process_whatever_a_node_has(tmp_path):
