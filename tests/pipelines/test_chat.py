@@ -123,7 +123,7 @@ def test_chat_damaged_release_is_never_loaded(store, monkeypatch, capsys):
 
 def test_rollback_puts_the_previous_release_in_service_until_there_is_none(store, monkeypatch, capsys):
     assert typed(monkeypatch, "rollback", "support") == 0
-    assert "v1 is in service again, v2 no more" in capsys.readouterr().out
+    assert "v1 is in service again, v2 no longer" in capsys.readouterr().out
     assert releases.version_of(open_store(store), "support", "latest") == "v1"
     assert typed(monkeypatch, "rollback", "support") == 2
     assert "only v1 was released" in capsys.readouterr().err

@@ -340,7 +340,7 @@ def test_schedule_of_the_same_name_replaces_the_old_one(server, capsys):
     deepcuts("schedule", "toy.yaml", *words, "--cron", "30 4 * * 1")
     assert deepcuts("schedule", "toy.yaml", *words, "--cron", "0 5 * * *") == 0
     assert [job["trigger"]["cron_schedule"]["cron"] for job in server.jobs.values()] == ["0 0 5 * * *"]
-    assert "instead of 1" in capsys.readouterr().out
+    assert "replacing 1 of that name" in capsys.readouterr().out
 
 
 def test_cron_with_too_few_fields_is_refused(server, capsys):

@@ -2,6 +2,7 @@
 
 import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kubernetes import client
@@ -36,18 +37,21 @@ def waiting(task: str, seconds: float, reason: str = "Unschedulable", phase: str
 
 
 @pytest.mark.parametrize(
-    ("pod", "pool"),
+    ("waits", "pool"),
     [
-        (waiting("finetune", 601), "gpu"),
-        (waiting("finetune", 30), ""),
-        (waiting("finetune", 601, reason="SchedulingGated"), ""),  # Kueue's queue, not the pool
-        (waiting("finetune", 601, phase="Running"), ""),
-        (waiting("watch", 601), ""),  # it has no other pool
+        ({"task": "finetune", "seconds": 601}, "gpu"),
+        ({"task": "finetune", "seconds": 30}, ""),
+        (
+            {"task": "finetune", "seconds": 601, "reason": "SchedulingGated"},
+            "",
+        ),  # Kueue holds it
+        ({"task": "finetune", "seconds": 601, "phase": "Running"}, ""),
+        ({"task": "watch", "seconds": 601}, ""),  # it has no other pool
     ],
 )
-def test_the_pool_without_room_is_found_after_the_time_given(pod: client.V1Pod, pool: str):
+def test_the_pool_without_room_is_found_after_the_time_given(waits: dict[str, Any], pool: str):
     run = pods.RunPods("kubeflow", "run-1")
-    run._pods = [pod]
+    run._pods = [waiting(**waits)]
     assert full_pools.find(run, ["finetune", "judge"], POOLS, 600) == pool
 
 
