@@ -195,7 +195,7 @@ class Broken(CompletionLoss):
 def test_a_gradient_that_is_not_finite_is_a_data_error_and_never_committed(tmp_path):
     Broken.passes = 0
     recipe = tiny.recipe(save_every_seconds=1e-6, micro_batch_size=100, packing=False)
-    with pytest.raises(DataError, match="gradient norm nan at step 2"):
+    with pytest.raises(DataError, match="gradient norm is nan at step 2"):
         train(tmp_path, recipe, make_loss=Broken)
     assert Checkpoints(FileStore(tmp_path), "run", 9).steps() == [1, 2]
     weights, _ = train(tmp_path, recipe)
