@@ -8,7 +8,7 @@ from deepcuts.components.ingest import shapes, turns
 from deepcuts.components.ingest.rows import Cells, cell, class_name
 
 CHOICES = ("choices", "options")
-QUESTIONS = ("question", "query", "problem", "question_stem")
+QUESTIONS = (*shapes.QUESTIONS, "question_stem")
 RIGHT = ("answerkey", "answer_idx", "answer_index", "correct_option", "answer", "label")
 """Columns that give the right choice, most specific first; names are read in lower case."""
 ABOVE = ("context", "article", "passage")
@@ -25,6 +25,8 @@ def multiple_choice(row: Cells) -> shapes.RawTurns:
     """
     value = row[shapes.first(row, CHOICES)]
     if not value:
+        if not (shapes.first(row, shapes.QUESTIONS) and shapes.first(row, shapes.ANSWERS)):
+            raise DataError("no choices, and no answer without them: give choices, or drop the row")
         return shapes.question_answer(row)
     names, texts = _choices(shapes.unpacked(value, "choices") if isinstance(value, str) else value)
     right = _right(row[shapes.first(row, RIGHT)], names, texts)
@@ -68,16 +70,13 @@ def _right(value: object, names: list[str], texts: list[str]) -> int:
     """Return the position of the right choice: by its name, its text, its letter, or its number from 0."""
     said = str(class_name(value)).strip() if value is not None else ""
     count = len(texts)
-    letter = said.upper() if len(said) == 1 else ""
-    numbers = [str(position) for position in range(count)]
     ways = {
-        "label": names,
-        "text": texts if isinstance(value, str) else [],
-        "letter": [] if names else list(ascii_uppercase[:count]),
-        "number from 0": [] if names else numbers,
+        "label": (names, said),
+        "text": (texts if isinstance(value, str) else [], said),
+        "letter": ([] if names else list(ascii_uppercase[:count]), said.upper()),
+        "number from 0": ([] if names else list(map(str, range(count))), said),
     }
-    wanted = {way: letter if way == "letter" else said for way in ways}
-    found = {way: given.index(wanted[way]) for way, given in ways.items() if wanted[way] in given}
+    found = {way: known.index(wanted) for way, (known, wanted) in ways.items() if wanted in known}
     if "label" in found:
         return found["label"]
     if len(set(found.values())) > 1:

@@ -78,6 +78,18 @@ def test_a_number_that_is_no_text_counts_from_0_even_among_numbers():
     assert formats.convert(row, "multiple_choice", 0).messages[-1].content == "A"
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        ASKED | {"choices": None, "answerkey": "B"},
+        {"question_stem": ASKED["question"], "choices": [], "answer": "Paris"},
+    ],
+)
+def test_a_row_without_choices_and_without_an_answer_of_its_own_is_a_bad_row(row):
+    with pytest.raises(DataError, match="no choices, and no answer without them"):
+        formats.convert(row, "multiple_choice", 0)
+
+
 @pytest.mark.parametrize("question", [None, " "])
 def test_choices_without_a_question_are_a_bad_row(question):
     with pytest.raises(DataError, match="empty question"):
