@@ -55,13 +55,17 @@ def html(text: str) -> str:
     return html_module.escape(terminal(text), quote=True)
 
 
+def one_line(text: str) -> str:
+    """Return text with white space as single spaces; no-break spaces stay, as a figure keeps its unit."""
+    return re.sub(r"[^\S\u00a0]+", " ", text).strip()
+
+
 def markdown(text: str) -> str:
     """Escape one line for Markdown, in a paragraph, a list or a table cell.
 
     The Kubeflow UI renders HTML inside Markdown, so HTML and bare links are escaped, too.
     """
-    one_line = re.sub(r"[^\S\u00a0]+", " ", text).strip()  # a figure keeps its unit
-    line = MARKUP.sub(r"\\\1", html_module.escape(terminal(one_line), quote=False))
+    line = MARKUP.sub(r"\\\1", html_module.escape(terminal(one_line(text)), quote=False))
     line = re.sub(r"(?i)(:)(?=//)|(?<=\bwww)(\.)|(?<=mailto)(:)", lambda found: f"&#{ord(found[0])};", line)
     return re.sub(r"^(\d*)([+=.)-])", r"\1\\\2", line)
 

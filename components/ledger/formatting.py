@@ -2,6 +2,7 @@
 
 import re
 
+from deepcuts.components.core import escape
 from deepcuts.components.core.receipts import SETTING, Fact, Facts
 from deepcuts.components.core.verdicts import PREFIX, read
 from deepcuts.components.ledger.charges import Total
@@ -14,7 +15,7 @@ MINUS = re.compile(r"(?<![\w.,−-])-(?=\d)")
 
 def short(text: str, limit: int) -> str:
     """Shorten to one line of at most ``limit`` characters, so that a hostile name cannot fill the page."""
-    line = re.sub(rf"[^\S{NO_BREAK}]+", " ", text).strip()
+    line = escape.one_line(text)
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
