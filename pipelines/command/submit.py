@@ -4,7 +4,8 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -71,10 +72,12 @@ def submit(
         # before the server, which is not needed to find wrong values
         arguments = remote.arguments(name, file, sets, root, package, folder / places.COMMITS, yes=yes)
         pipeline = pipeline_spec.read(package)
+        movable: list[str] = []
         if next_pool_after:
             from deepcuts.pipelines.kubeflow import full_pools
 
             full_pools.check(pipeline, arguments.get("pool"))
+            movable = full_pools.movable(pipeline)
         server = remote.login(host, namespace, token, cookies, ca_cert)
         version = server.upload(package)
         run_name = title or new_folder(folder, pipeline.pipeline_info.name).name
@@ -83,7 +86,8 @@ def submit(
             code, full = _run(
                 *(server, version, package, place, arguments, namespace, experiment, root),
                 last=not resubmit,
-                next_pool_after=next_pool_after,
+                movable=movable,
+                room_within_seconds=60 * next_pool_after,
             )
             if full:
                 arguments["nodepools"] = nodepools.with_closed(pools_of(arguments), full)
@@ -107,11 +111,13 @@ def _run(
     root: str,
     *,
     last: bool,
-    next_pool_after: float,
+    movable: Sequence[str],
+    room_within_seconds: float,
 ) -> tuple[int, str]:
     """Start one run and follow it to its end; return its exit code, and the pool without room or ''.
 
-    Unless it is the ``last`` run, it is stopped as soon as a task has lost its pod for good.
+    Unless it is the ``last`` run, it is stopped as soon as a task has lost its pod for good. It is also
+    stopped if one of the ``movable`` tasks finds no room in its pool in time.
     """
     from deepcuts.pipelines.kubeflow import follow, full_pools, ledger_here, pods, run_outputs
 
@@ -124,16 +130,11 @@ def _run(
     store = open_store(f"{root}/{record.pipeline}") if os.environ.get("S3_ENDPOINT") else None
     seen = pods.RunPods(namespace, run_id)
     outputs = run_outputs.RunOutputs(store, run_id, seen)
-    movable = full_pools.movable(pipeline_spec.read(package))
-
-    def full_pool() -> str:
-        return full_pools.find(seen, movable, known, 60 * next_pool_after) if next_pool_after else ""
-
     with progress_table.Board(out, place, known, out.level) as board:
         full = follow.follow(
             *(server, run_id, record, place, outputs, board),
             stop_if_preempted=not last,
-            full_pool=full_pool,
+            full_pool=partial(full_pools.find, seen, movable, known, room_within_seconds),
         )
     if store:
         ledger_here.write(place / "pipeline.yaml", record, store, place)
