@@ -77,7 +77,7 @@ MEANINGS = {
         "dataset datasets dataset_name dataset_path dataset_dir dataset_id data data_path data_dir "
         "data_files train_file train_data train_dataset training_file training_data"
     ),
-    "put the file beside the training data, under a name that says valid or test": (
+    "put the file next to the training data, with valid or test in its name": (
         "eval_dataset val_dataset validation_file eval_file valid_file test_file validation_data"
     ),
     "set format, or leave it out: it is found out": "dataset_format dataset_type data_format dataset_kind",

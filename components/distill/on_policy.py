@@ -1,7 +1,7 @@
-"""On-policy distillation: the student answers, and learns what the teacher says of its answers.
+"""On-policy distillation: train a student on its own answers, scored by the teacher.
 
-A student that only ever saw good answers does not know what to do after a mistake of its own; here it is told
-(generalized knowledge distillation, Agarwal et al. 2024). No gradient goes through the drawing, as there.
+A student trained only on good answers never learns to recover from its own mistakes (generalized knowledge
+distillation, Agarwal et al. 2024). As there, no gradient flows through the sampling.
 """
 
 import hashlib

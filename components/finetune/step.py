@@ -52,7 +52,7 @@ def finetune(
     """Train ``base`` on the examples of ``train`` by the recipe; write ``model`` and its loss ``curve``.
 
     Checkpoints go to ``store`` under the run's identity; after a crash the same command resumes from the
-    newest. While one process writes them, a second one ends with exit code 4. The watcher is told of every
+    newest. While one process writes them, a second one ends with exit code 4. The watcher learns of every
     save and may ask to stop at the next one. ``model`` is then its best checkpoint, otherwise the best one
     scored in the loop (if that is cheap or the recipe asks for it), or the last. With LoRA it is an adapter
     folder, else a full model folder in the base's precision; ``curve`` has one JSON record per step. A sample

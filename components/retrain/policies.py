@@ -55,7 +55,7 @@ class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     memory: int
     """Past windows by which ``res`` and CARA tune themselves."""
     seed: int
-    """Seed of the threshold of ``ski-rental-random``, drawn anew in each cycle."""
+    """Seed of the threshold of ``ski-rental-random``, drawn again in each cycle."""
 
 
 class Advice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -48,7 +48,7 @@ passes are smaller. Otherwise an 8B model with 128,256 tokens could not be score
 def answer_nats(
     loss: CompletionLoss, data: Sequence[Rendered], scored: Heard = unheard
 ) -> list[tuple[float, int]]:
-    """Return (nats, answer tokens) of each example, in order; ``scored`` is told the number newly done.
+    """Return (nats, answer tokens) of each example, in order; ``scored`` gets the number newly done.
 
     Shared prefixes are computed once if that is proven correct and saves enough; otherwise examples are
     batched by length, one per row.

@@ -7,27 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from deepcuts.components.core.store import open_store
-from tests.kfp.conftest import Client, Json, kubectl
+from tests.kfp.conftest import Client, kubectl
 from tests.kfp.test_failures import LONG, Start
-from tests.kfp.test_planned import pod_of, small_run
+from tests.kfp.test_planned import node_of, pod_of, priced, small_run
 
 pytestmark = pytest.mark.kfp
-
-
-def priced(deepcuts: Client, **usd: float) -> Json:
-    """The pools of this cluster at these prices."""
-    pools: Json = yaml.safe_load(Path(deepcuts.environment["DEEPCUTS_NODEPOOLS"]).read_text())
-    for pool in pools["pools"]:
-        pool["usd_per_hour"] = usd[pool["name"].replace("-", "_")]
-    return pools
-
-
-def node_of(pool: str) -> str:
-    (node,) = json.loads(kubectl("get", "nodes", "-l", f"node-pool={pool}", "-o", "json"))["items"]
-    return str(node["metadata"]["name"])
 
 
 def test_a_run_on_a_spot_node_that_is_drained_goes_on_from_its_checkpoint(

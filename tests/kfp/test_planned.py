@@ -41,6 +41,19 @@ def small_run(name: str, pools: Json, seed: int) -> dict[str, Any]:
     }
 
 
+def priced(deepcuts: Client, **usd: float) -> Json:
+    """The pools of this cluster at these prices."""
+    pools: Json = yaml.safe_load(Path(deepcuts.environment["DEEPCUTS_NODEPOOLS"]).read_text())
+    for pool in pools["pools"]:
+        pool["usd_per_hour"] = usd[pool["name"].replace("-", "_")]
+    return pools
+
+
+def node_of(pool: str) -> str:
+    (node,) = json.loads(kubectl("get", "nodes", "-l", f"node-pool={pool}", "-o", "json"))["items"]
+    return str(node["metadata"]["name"])
+
+
 @pytest.mark.parametrize(
     ("wish", "cpu_usd", "expected", "scored"),
     [
@@ -53,9 +66,7 @@ def small_run(name: str, pools: Json, seed: int) -> dict[str, Any]:
 def test_training_and_scoring_land_on_the_pools_that_their_plan_chose(
     deepcuts: Client, fresh: str, wish: dict[str, str], cpu_usd: float, expected: str, scored: str
 ):
-    pools = yaml.safe_load(Path(deepcuts.environment["DEEPCUTS_NODEPOOLS"]).read_text())
-    for pool in pools["pools"]:
-        pool["usd_per_hour"] = {"cpu": cpu_usd, "gpu": 0.82, "gpu-spot": 0.328}[pool["name"]]
+    pools = priced(deepcuts, cpu=cpu_usd, gpu=0.82, gpu_spot=0.328)
     done = deepcuts.submit(
         "finetune", small_run(f"placed-{expected}-{fresh}", pools, int(fresh[:6], 16) + 11) | wish
     )
