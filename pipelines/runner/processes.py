@@ -45,7 +45,7 @@ class Processes:
     ) -> int:
         """Run ``argv`` in ``root``, appending its output to logs in ``folder``.
 
-        Returns its exit code, negative after a signal; ``spent`` is called with its seconds at each ``clock``.
+        Returns its exit code, negative after a signal; ``spent`` gets its seconds at each ``clock``.
         """
         with (folder / "stdout.log").open("ab") as out, (folder / "stderr.log").open("ab") as err:
             process = await asyncio.create_subprocess_exec(
