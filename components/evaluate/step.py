@@ -23,7 +23,8 @@ from deepcuts.components.core.strict import MALFORMED
 from deepcuts.components.gguf import convert
 from deepcuts.components.gguf import scoring as gguf_scoring
 from deepcuts.components.gguf.engine import LlamaCpp
-from deepcuts.components.training import general_text, models, scoring
+from deepcuts.components.training import general_text, label_choice, models, scoring
+from deepcuts.components.training.label_choice import LabelTokens
 from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.render import Rendered
 
@@ -76,17 +77,22 @@ def evaluate(
     identity = hashlib.sha256(msgspec.json.encode([digests, settings])).hexdigest()
     kept = KeptScores(open_store(store), f"evaluations/{identity}")
     found: dict[str, Score] = {}
+    label_tokens: list[LabelTokens] = []
     progress = ProgressLog(len(records), "examples scored")
     for number, chunk in enumerate(chunks([len(rendered.ids) for rendered in data])):
         rows, texts = [records[i] for i in chunk], [data[i] for i in chunk]
-        scores = kept.read(number) or kept.write(
-            number, score(network, tokenizer, rows, texts, classes, measures, max_new_tokens)
-        )
+        scores = kept.read(number)
+        if not scores:
+            scores, took = score(network, tokenizer, rows, texts, classes, measures, max_new_tokens)
+            kept.write(number, scores)
+            label_tokens.append(took)
         found |= {score.id: score for score in scores}
         progress(len(found), free=kept.found)
     scores = [found[record.id] for record in records]
     card = scorecards.summarise(scores, files.digest(model), files.digest(split), seed)
     facts = describe(card, sum(len(rendered.ids) for rendered in data))
+    if "label_accuracy" in measures:
+        facts |= label_choice.total(label_tokens).facts()
     extra_files, more = others(network, tokenizer, passages, tasks)
     extra_files[scorecards.SAMPLES] = sample_answers(network, tokenizer, records, max_new_tokens)
     scorecards.write(scorecard, card, scores, extra_files)
@@ -192,10 +198,9 @@ class KeptScores:
         self.found += len(scores)
         return scores
 
-    def write(self, number: int, scores: list[Score]) -> list[Score]:
-        """Store the scores of a chunk, and return them."""
+    def write(self, number: int, scores: list[Score]) -> None:
+        """Store the scores of a chunk."""
         self._store.put_bytes(self._key(number), msgspec.json.Encoder().encode_lines(scores))
-        return scores
 
     def clear(self) -> None:
         """Delete the scores once the Scorecard is written, so that another evaluation starts over."""
@@ -255,9 +260,10 @@ def score(
     classes: list[str],
     measures: list[str],
     max_new_tokens: int,
-) -> list[Score]:
-    """Return one Score per example, in order."""
+) -> tuple[list[Score], LabelTokens]:
+    """Return (one Score per example, in order; the tokens that choosing labels took)."""
     way: Any = scoring
+    took = LabelTokens()
     if isinstance(network, LlamaCpp):
         way, nats = gguf_scoring, gguf_scoring.answer_nats(network, data)
     else:
@@ -271,12 +277,12 @@ def score(
             for s, hit, answer in zip(scores, hits, answers, strict=True)
         ]
     if "label_accuracy" in measures:
-        chosen = way.choose_labels(network, tokenizer, records, classes)
+        chosen, took = way.choose_labels(network, tokenizer, records, classes)
         scores = [
             msgspec.structs.replace(s, label_correct=label == r.label, predicted=label)
             for s, label, r in zip(scores, chosen, records, strict=True)
         ]
-    return scores
+    return scores, took
 
 
 def describe(card: scorecards.Scorecard, tokens: int) -> Facts:
