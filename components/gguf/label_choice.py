@@ -16,9 +16,11 @@ PROMPTS = 16
 """Prompts searched together."""
 PROMPT_TOKENS = 512
 """The same in tokens, which each token's attention looks through."""
-KEPT = 79
+ROUND = max(PROMPTS, ROUND_TOKENS)
+"""Most stretches computed together: one of each prompt, or one a token."""
+KEPT = 95
 """Stretches that stay in the cache; others are computed again if labels part after them."""
-SEQUENCES = 1 + PROMPTS + ROUND_TOKENS + KEPT
+SEQUENCES = 1 + PROMPTS + ROUND + KEPT
 """128 of the 256 that llama.cpp can hold."""
 
 
@@ -82,7 +84,7 @@ class Batch:
         self.computed += len(rows)
         nats = [self._read(*one, end) for one, end in zip(due, ends, strict=True)]
         for (number, stretch), sequence in zip(due, sequences, strict=True):
-            if stretch == 0 or len(self._free) > ROUND_TOKENS:
+            if stretch == 0 or len(self._free) > ROUND:
                 self._kept[number, stretch] = sequence
             else:
                 self._context.memory_seq_rm(sequence, -1, -1)
@@ -105,9 +107,8 @@ class Batch:
         """Return the nats that a stretch reads; its last token was decoded before row ``end``."""
         search = self.searches[number]
         places = [place for place, _ in search.read_at(stretch)]
-        rows = {
-            place: end - 1 if place < 0 else end - len(search.tokens(stretch)) + place for place in places
-        }
+        first = end - len(search.tokens(stretch))
+        rows = {place: end - 1 if place < 0 else first + place for place in places}
         logits = {place: self._engine.logits_at(self._context, row) for place, row in rows.items()}
         everything = {place: logsumexp(found) for place, found in logits.items()}
         return [everything[place] - float(logits[place][token]) for place, token in search.read_at(stretch)]

@@ -54,7 +54,7 @@ def greedy_answers(
 def choose_labels(
     engine: LlamaCpp, tokenizer: PreTrainedTokenizerBase, records: Sequence[Example], labels: Sequence[str]
 ) -> tuple[list[str], LabelTokens]:
-    """Return (the likeliest label for each example, by label and end token together; the tokens this took)."""
+    """Return (the likeliest label for each example, with its end token; the tokens this took)."""
     chosen, tokens = label_choice.choose(engine, list(questions(tokenizer, records, labels)))
     return [labels[label] for label in chosen], tokens
 

@@ -136,7 +136,7 @@ def nats_one_by_one(model: PreTrainedModel, question: Question) -> tuple[Tensor,
 
 
 def _continuations(model: PreTrainedModel, prompt: Sequence[int], ids: Tensor) -> tuple[Tensor, int]:
-    """Return (the float32 logits that predict each of ``ids`` (L, width) after one prompt, computed tokens)."""
+    """Return (the float32 logits (L, width, V) that predict ``ids`` after a prompt, computed tokens)."""
     first_tokens = torch.tensor([list(prompt)], device=model.device)
     cache = DynamicCache(config=model.config)
     if _is_stateless(model, cache):

@@ -50,9 +50,7 @@ def test_labels_in_a_tree_score_as_each_alone(kind, documents, monkeypatch):
 
 
 @pytest.mark.parametrize("passes", [512, 3])
-def test_the_output_layer_sees_only_what_is_read_and_prompts_beginnings_are_computed_once(
-    passes, monkeypatch
-):
+def test_the_output_layer_sees_only_what_is_read_and_a_common_beginning_is_computed_once(passes, monkeypatch):
     model = tiny.model("llama").eval()
     prompts = [[7, 8, 9, *range(20, 28), 3], [7, 8, 9, *range(20, 28), 5]]
     asked = [Question(prompt, [[5, 6, 2], [5, 7, 2], [4, 2]]) for prompt in prompts]

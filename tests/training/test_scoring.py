@@ -7,7 +7,6 @@ from deepcuts.components.training.losses import CompletionLoss
 from tests.training import tiny
 
 
-
 @pytest.fixture(autouse=True)
 def one_thread():
     torch.set_num_threads(1)
