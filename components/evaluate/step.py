@@ -91,8 +91,7 @@ def evaluate(
     scores = [found[record.id] for record in records]
     card = scorecards.summarise(scores, files.digest(model), files.digest(split), seed)
     facts = describe(card, sum(len(rendered.ids) for rendered in data))
-    if "label_accuracy" in measures:
-        facts |= label_choice.total(label_tokens).facts()
+    facts |= label_choice.total(label_tokens).facts()
     extra_files, more = others(network, tokenizer, passages, tasks)
     extra_files[scorecards.SAMPLES] = sample_answers(network, tokenizer, records, max_new_tokens)
     scorecards.write(scorecard, card, scores, extra_files)

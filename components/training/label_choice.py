@@ -47,7 +47,9 @@ class LabelTokens(NamedTuple):
     """As many as if the labels of an example shared only its prompt."""
 
     def facts(self) -> dict[str, int]:
-        """Return them as facts of a receipt."""
+        """Return them as facts of a receipt; none if no labels were chosen."""
+        if not self.one_by_one:
+            return {}
         return {"label_tokens_computed": self.computed, "label_tokens_one_by_one": self.one_by_one}
 
 

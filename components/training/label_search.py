@@ -117,6 +117,6 @@ def decide(searches: Sequence[LabelSearch], compute: Compute) -> list[tuple[int,
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
     """Count the first tokens that all prompts have in common; at least one token of each is left."""
-    most = min(map(len, prompts)) - 1
-    low, high = min(prompts), max(prompts)
+    ordered, most = sorted(map(tuple, prompts)), min(map(len, prompts)) - 1
+    low, high = ordered[0], ordered[-1]
     return next((place for place in range(most) if low[place] != high[place]), most)

@@ -33,7 +33,7 @@ def fewest_rows(loss: nn.Module, data: Sequence[Rendered], recipe: Recipe, share
         return sum(tree.tokens for tree in trees)
 
     whole = computed(recipe.micro_batch_size) if shared else 0
-    for rows in (2**power for power in range(recipe.micro_batch_size.bit_length())):
+    for rows in (1 << power for power in range(recipe.micro_batch_size.bit_length())):
         if rows * recipe.seq_len >= tokens and (not shared or computed(rows) <= SLOWER * whole):
             return rows
     return recipe.micro_batch_size

@@ -43,7 +43,9 @@ class TokenRow:
         """Compute branches; return for each (the columns up to its end, the nats of what it reads)."""
         count = sum(len(branch.tokens) for branch in branches)
         visible = torch.zeros(count, self._columns + count, dtype=torch.bool)
-        ids, positions, columns = [], [], []
+        ids: list[int] = []
+        positions: list[int] = []
+        columns: list[list[int]] = []
         reads: list[tuple[int, int]] = []
         for branch in branches:
             begin, end = len(ids), len(ids) + len(branch.tokens)
@@ -79,7 +81,7 @@ class TokenRow:
         """Return the nats of each (index, token that follows); the output layer sees only those indices."""
         device, dtype = self._model.device, self._model.dtype
         indices, tokens = torch.tensor(reads, dtype=torch.long, device=device).reshape(-1, 2).unbind(1)
-        places, place_of = indices.unique(return_inverse=True)
+        places, place_of = torch.unique(indices, return_inverse=True)
         mask = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)
         hook = self._model.get_output_embeddings().register_forward_pre_hook(
             lambda _, args: (args[0][:, places],)
