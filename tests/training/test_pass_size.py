@@ -1,5 +1,6 @@
 """Passes on a CPU hold as little as is about as fast, and train the same."""
 
+import msgspec
 import pytest
 import torch
 from accelerate import Accelerator
@@ -35,17 +36,19 @@ def test_a_pass_is_as_large_as_its_work_or_what_its_examples_share_needs(small_p
 
 
 def test_smaller_passes_train_the_same_and_keep_less(small_passes, tmp_path, monkeypatch):
+    recipe = msgspec.structs.replace(RECIPE, share_prefixes="off")
+
     def trained(name: str):
         loss = CompletionLoss(tiny.model("llama"))
         checkpoints = Checkpoints(FileStore(tmp_path / name), "run", 2)
-        outcome = loop.train(loss, tiny.rendered(60), RECIPE, Accelerator(cpu=True), checkpoints)
+        outcome = loop.train(loss, tiny.rendered(60), recipe, Accelerator(cpu=True), checkpoints)
         return models.trainable(loss), outcome
 
     small, outcome = trained("small")
     monkeypatch.setattr(pass_size, "PASS_TOKENS", 4096)
     large, whole = trained("large")
-    assert (outcome.micro_batch_size, whole.micro_batch_size) == (4, 16) and not outcome.out_of_memory
-    assert outcome.saved_tensor_bytes < 0.6 * whole.saved_tensor_bytes
+    assert (outcome.micro_batch_size, whole.micro_batch_size) == (2, 16) and not outcome.out_of_memory
+    assert outcome.saved_tensor_bytes < 0.3 * whole.saved_tensor_bytes
     for one, other in zip(outcome.progress.curve, whole.progress.curve, strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
     assert all(torch.allclose(small[name], large[name], atol=1e-4) for name in large)
