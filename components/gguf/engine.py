@@ -44,6 +44,7 @@ class LlamaCpp:
             ) from error
         self.vocabulary: int = self._model.n_vocab
         self.context: int = self._model.n_ctx_train
+        self.stateful = bool(self._model.is_recurrent() or self._model.is_hybrid())
 
     def tokenize(self, text: str) -> list[int]:
         """Return the token ids of ``text`` like the server reads a rendered prompt."""

@@ -6,22 +6,37 @@ continues a copy of the one before it. A copied sequence costs no cells.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from deepcuts.components.gguf.engine import LlamaCpp, logsumexp
 from deepcuts.components.training.label_choice import LabelTokens, Question
 from deepcuts.components.training.label_search import ROUND_TOKENS, LabelSearch, common_prefix, decide
 
-PROMPTS = 16
-"""Prompts searched together."""
 PROMPT_TOKENS = 512
-"""The same in tokens, which each token's attention looks through."""
-ROUND = max(PROMPTS, ROUND_TOKENS)
-"""Most stretches computed together: one of each prompt, or one a token."""
-KEPT = 95
-"""Stretches that stay in the cache; others are computed again if labels part after them."""
-SEQUENCES = 1 + PROMPTS + ROUND + KEPT
-"""128 of the 256 that llama.cpp can hold."""
+"""Tokens of prompts searched together, which each token's attention looks through."""
+
+
+class Room(NamedTuple):
+    """Sequences of the cache."""
+
+    prompts: int
+    """Prompts searched together."""
+    kept: int
+    """Stretches that stay in the cache; others are computed again if labels part after them."""
+
+    @property
+    def round(self) -> int:
+        """Return the most stretches computed together: one of each prompt, or one a token."""
+        return max(self.prompts, ROUND_TOKENS)
+
+    @property
+    def sequences(self) -> int:
+        """Count them with the one of what all prompts begin with."""
+        return 1 + self.prompts + self.round + self.kept
+
+
+ROOM, SMALL_ROOM = Room(16, 95), Room(1, 0)
+"""128 of the 256 sequences that llama.cpp can hold; fewer for models with states, megabytes each."""
 
 
 def choose(engine: LlamaCpp, asked: Sequence[Question]) -> tuple[list[int], LabelTokens]:
@@ -29,27 +44,28 @@ def choose(engine: LlamaCpp, asked: Sequence[Question]) -> tuple[list[int], Labe
     if not asked:
         return [], LabelTokens()
     shared = common_prefix([question.prompt for question in asked])
-    batches = list(_together(asked, shared))
+    room = SMALL_ROOM if engine.stateful else ROOM
+    batches = list(_together(asked, shared, room.prompts))
     prompts = max(sum(len(one.prompt) - shared for one in some) for some in batches)
     longest = max(len(tail) for question in asked for tail in question.tails)
-    context = engine.open(shared + prompts + SEQUENCES * longest, SEQUENCES, PROMPT_TOKENS)
+    context = engine.open(shared + prompts + room.sequences * longest, room.sequences, PROMPT_TOKENS)
     if shared:
         engine.decode(context, [(token, i, 0, False) for i, token in enumerate(asked[0].prompt[:shared])])
     found, computed = [], shared
     for some in batches:
-        batch = Batch(engine, context, some, shared)
+        batch = Batch(engine, context, some, shared, room)
         found += [label for label, _ in decide(batch.searches, batch.compute)]
         computed += batch.computed
-        for sequence in range(1, SEQUENCES):
+        for sequence in range(1, room.sequences):
             context.memory_seq_rm(sequence, -1, -1)
     return found, LabelTokens(computed, sum(question.tokens for question in asked))
 
 
-def _together(asked: Sequence[Question], shared: int) -> Iterator[list[Question]]:
+def _together(asked: Sequence[Question], shared: int, prompts: int) -> Iterator[list[Question]]:
     some: list[Question] = []
     for question in asked:
         tokens = sum(len(one.prompt) - shared for one in [*some, question])
-        if some and (len(some) == PROMPTS or tokens > PROMPT_TOKENS):
+        if some and (len(some) == prompts or tokens > PROMPT_TOKENS):
             yield some
             some = []
         some.append(question)
@@ -59,13 +75,15 @@ def _together(asked: Sequence[Question], shared: int) -> Iterator[list[Question]
 class Batch:
     """Questions searched together, and where their tokens are in the cache."""
 
-    def __init__(self, engine: LlamaCpp, context: Any, asked: Sequence[Question], shared: int) -> None:
+    def __init__(
+        self, engine: LlamaCpp, context: Any, asked: Sequence[Question], shared: int, room: Room
+    ) -> None:
         self.searches = [LabelSearch(question.tails) for question in asked]
         self.computed = 0
         self._engine, self._context, self._asked, self._shared = engine, context, asked, shared
         self._kept: dict[tuple[int, int], int] = {}
         """Sequences of the stretches in the cache, which end with them."""
-        self._free = list(range(1 + PROMPTS, SEQUENCES))
+        self._round, self._free = room.round, list(range(1 + room.prompts, room.sequences))
 
     def compute(self, due: Sequence[tuple[int, int]]) -> list[list[float]]:
         """Compute stretches, given as (number of the search, of the stretch); return the nats they read."""
@@ -84,7 +102,7 @@ class Batch:
         self.computed += len(rows)
         nats = [self._read(*one, end) for one, end in zip(due, ends, strict=True)]
         for (number, stretch), sequence in zip(due, sequences, strict=True):
-            if stretch == 0 or len(self._free) > ROUND:
+            if stretch == 0 or len(self._free) > self._round:
                 self._kept[number, stretch] = sequence
             else:
                 self._context.memory_seq_rm(sequence, -1, -1)

@@ -104,16 +104,15 @@ def test_the_likeliest_label_is_found_without_reading_those_that_begin_unlikely(
     assert read == [len(prompt) - 1, 2, 4] and tokens.computed == sum(read)
 
 
-@pytest.mark.parametrize("kept", [label_choice.KEPT, 0])
-def test_labels_in_a_tree_score_as_each_alone_in_llama_cpp(bundled_file, kept, monkeypatch):
+@pytest.mark.parametrize("kept", [95, 0])
+def test_labels_in_a_tree_score_as_each_alone_in_llama_cpp(bundled_file, kept):
     """Also where no sequences are left to keep what labels share, which is then computed again."""
-    monkeypatch.setattr(label_choice, "SEQUENCES", 1 + label_choice.PROMPTS + label_choice.ROUND + kept)
-    engine = LlamaCpp(bundled_file)
+    engine, room = LlamaCpp(bundled_file), label_choice.Room(4, kept)
     prompts = [engine.tokenize(text) for text in ("where is my order", "where is it", "what is this")]
     tails = [[5, 6, 7], [5, 6, 8], [5, 9, 9, 7], [10, 6], [10, 11, 7], [5, 6, 8, 3]]
-    shared, context = common_prefix(prompts), engine.open(200, label_choice.SEQUENCES)
+    shared, context = common_prefix(prompts), engine.open(200, room.sequences)
     engine.decode(context, [(token, i, 0, False) for i, token in enumerate(prompts[0][:shared])])
-    batch = label_choice.Batch(engine, context, [Question(prompt, tails) for prompt in prompts], shared)
+    batch = label_choice.Batch(engine, context, [Question(prompt, tails) for prompt in prompts], shared, room)
     found = [one for _ in tails for one in decide(batch.searches, batch.compute)]
     assert sorted(label for label, _ in found) == sorted([*range(6)] * 3)
     for place, (label, nats) in enumerate(found):
