@@ -53,7 +53,7 @@ def choose(engine: LlamaCpp, asked: Sequence[Question]) -> tuple[list[int], Labe
         engine.decode(context, [(token, i, 0, False) for i, token in enumerate(asked[0].prompt[:shared])])
     found, computed = [], shared
     for some in batches:
-        batch = Batch(engine, context, some, shared, room)
+        batch = LabelBatch(engine, context, some, shared, room)
         found += [label for label, _ in decide(batch.searches, batch.compute)]
         computed += batch.computed
         for sequence in range(1, room.sequences):
@@ -72,7 +72,7 @@ def _together(asked: Sequence[Question], shared: int, prompts: int) -> Iterator[
     yield some
 
 
-class Batch:
+class LabelBatch:
     """Questions searched together, and where their tokens are in the cache."""
 
     def __init__(

@@ -15,7 +15,7 @@ ROUND_TOKENS = 8
 806 tokens with 1 and 8 (5.0 and 4.7 CPU s), 850 with 32 (5.2), as more was computed in vain."""
 
 
-class Stretch(NamedTuple):
+class LabelStretch(NamedTuple):
     """Tokens ``start`` to ``end`` of its ``labels``, which share them; the first one stands for the prompt.
 
     A stretch ends where its labels part, or before the last token, after which nothing is read.
@@ -33,7 +33,7 @@ class LabelSearch:
 
     def __init__(self, tails: Sequence[Sequence[int]]) -> None:
         self._tails = tails
-        self.stretches = [Stretch(-1, 0, 0, tuple(range(len(tails))))]
+        self.stretches = [LabelStretch(-1, 0, 0, tuple(range(len(tails))))]
         self._nats = [0.0]
         """By stretch, up to its first token."""
         self._open = [(0.0, 0)]
@@ -74,7 +74,7 @@ class LabelSearch:
         for token, labels in self._parting(number).items():
             self._nats.append(so_far + (0.0 if token is None else next(said)))
             heapq.heappush(self._open, (self._nats[-1], len(self.stretches)))
-            self.stretches.append(Stretch(number, end, self._end(end, labels), tuple(labels)))
+            self.stretches.append(LabelStretch(number, end, self._end(end, labels), tuple(labels)))
 
     def take(self) -> tuple[int, float]:
         """Return (the likeliest label, its nats), once decided, and go on to the next."""

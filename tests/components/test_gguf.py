@@ -112,7 +112,9 @@ def test_labels_in_a_tree_score_as_each_alone_in_llama_cpp(bundled_file, kept):
     tails = [[5, 6, 7], [5, 6, 8], [5, 9, 9, 7], [10, 6], [10, 11, 7], [5, 6, 8, 3]]
     shared, context = common_prefix(prompts), engine.open(200, room.sequences)
     engine.decode(context, [(token, i, 0, False) for i, token in enumerate(prompts[0][:shared])])
-    batch = label_choice.Batch(engine, context, [Question(prompt, tails) for prompt in prompts], shared, room)
+    batch = label_choice.LabelBatch(
+        engine, context, [Question(prompt, tails) for prompt in prompts], shared, room
+    )
     found = [one for _ in tails for one in decide(batch.searches, batch.compute)]
     assert sorted(label for label, _ in found) == sorted([*range(6)] * 3)
     for place, (label, nats) in enumerate(found):
