@@ -33,6 +33,8 @@ REUSED = "attempts-reused"
 """Folder with receipts of a task that the local runner took from its cache."""
 CHAIN = "chain"
 """Step name in the receipt of a process that runs several steps, for its own overhead."""
+INTERRUPTED = "DEEPCUTS_INTERRUPTED"
+"""Environment variable for a ledger that is written after the user has stopped the run."""
 LOST = "infrastructure"
 """End reason of an attempt without a receipt: its pod or process was taken away."""
 

@@ -11,6 +11,7 @@ from deepcuts.components.core.scorecards import Comparison, Sample, Scorecard
 from deepcuts.components.ledger import formatting
 from deepcuts.components.ledger.charges import NO_RECEIPT, Charge, Price, Total, total, totals
 from deepcuts.components.ledger.plans import Bound, PlanAccuracy, bound, goodput_share, plan_accuracy
+from deepcuts.components.ledger.studied import StudySaving
 
 BEFORE, AFTER = "before", "after"
 """Names of the scorecards of the model the run started from and of the one it made."""
@@ -24,6 +25,7 @@ QUALITY_ACTIONS: dict[QualityVerdict, str] = {
     "worse": "do not publish: keep the model from before",
     "not measured": "evaluate the model before and after: without that no cut has paid off",
 }
+RESUME = "run the same command to resume"
 ENDINGS = {
     "config": ("is configured wrongly", "correct its configuration, then rerun"),
     "data": ("could not use its input", "correct its input, then rerun"),
@@ -74,6 +76,10 @@ class Ledger(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     next_action: str
     samples: list[Answers] = []
     """Answers to the first scored examples, not selected by quality."""
+    interrupted: bool = False
+    """Whether the user stopped the run; its figures are then those so far."""
+    studied: list[StudySaving] = []
+    """What studies in the store say about a training exactly like this run's."""
 
 
 def balance(
@@ -81,6 +87,9 @@ def balance(
     scorecards: Mapping[str, Scorecard],
     comparisons: Mapping[str, Comparison],
     samples: Sequence[Answers] = (),
+    *,
+    interrupted: bool = False,
+    studied: Sequence[StudySaving] = (),
 ) -> Ledger:
     """Make the Ledger from charges and quality."""
     quality, budget = verdict(comparisons.get(AFTER)), bound(rows)
@@ -99,8 +108,10 @@ def balance(
         scorecards=dict(scorecards),
         comparisons=dict(comparisons),
         verdict=quality,
-        next_action=next_action(rows, quality, budget),
+        next_action=RESUME if interrupted else next_action(rows, quality, budget),
         samples=list(samples),
+        interrupted=interrupted,
+        studied=list(studied),
     )
 
 

@@ -17,6 +17,7 @@ from deepcuts.components.core.nodepools import NodePool, NodePools
 from deepcuts.components.core.receipts import Facts, Receipt
 from deepcuts.components.core.scorecards import Comparison
 from deepcuts.components.core.strict import MALFORMED
+from deepcuts.components.ledger import studied
 from deepcuts.components.ledger.charges import Charge, charges, read_receipts, to_focus_row
 from deepcuts.components.ledger.charts import CurvePoint
 from deepcuts.components.ledger.ledger import AFTER, BEFORE, Ledger, answers, balance
@@ -34,6 +35,7 @@ def ledger(
     curves: dict[str, Path],
     plans: dict[str, Path],
     run: str,
+    studies: str,
     nodepools: NodePools,
     margin_nats: float,
     ledger: Path,
@@ -54,6 +56,7 @@ def ledger(
         curves: Loss curve by training name, JSONL with at least ``tokens`` and ``loss``.
         plans: Decision and rejected options of ``plan`` by training name, JSON.
         run: URI of an artifact of this task; empty if ``receipts`` names files.
+        studies: URI of the store with what studies found; empty for none.
         nodepools: Where steps run, and the price per hour.
         margin_nats: Largest rise of the completion loss that counts as equal quality.
         ledger: Folder for ``ledger.jsonl`` (one charge per attempt) and ``ledger.json`` (totals, verdict).
@@ -77,7 +80,9 @@ def ledger(
         compared = compare({name: scorecards[name] for name in cards}, margin_nats)
         decided = {name: read_plan(path) for name, path in plans.items() if path.exists()}
         points = {name: read_curve(path) for name, path in curves.items() if path.exists()}
-    book = balance(rows, cards, compared, said)
+    stopped = run_records.INTERRUPTED in os.environ
+    known = studied.savings(studied.read(studies), rows)
+    book = balance(rows, cards, compared, said, interrupted=stopped, studied=known)
     write(ledger, rows, book)
     with files.staged(summary) as staging:
         staging.write_text(markdown(book, rows))

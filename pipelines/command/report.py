@@ -95,11 +95,15 @@ def ablate(
     from deepcuts.pipelines.studies import (
         ablation,
         ablation_report,  # matplotlib takes a second to import
+        deposit,
     )
 
     study = study_spec.read(file)
     given, place = settings.override({}, sets), folder / study.name
-    ablation.check(study, packages.read(study.pipeline), given, fills(place / "store"))
+    pipeline = packages.read(study.pipeline)
+    ablation.check(study, pipeline, given, fills(place / "store"))
+    first = next(study_spec.trials(study))
+    filled = settings.complete(pipeline, study_spec.parameters(study, first, given), fills(folder / "store"))
     results = ablation.run(study, given, place, parallel, say=lambda line: print(line, file=sys.stderr))
     ended = {result.trial for result in results}
     missing = [trial.folder for trial in study_spec.trials(study) if trial not in ended]
@@ -111,6 +115,9 @@ def ablate(
     (place / "ablation.html").write_text(ablation_report.page(found))
     out.print(Markdown(ablation_report.markdown(found), hyperlinks=False))
     out.print(f"report: {place / 'ablation.html'}", highlight=False, soft_wrap=True)
+    if record := deposit.record(study, results):
+        where = deposit.leave(record, filled["store_uri"])
+        out.print(f"reports of runs that train like these will cite {where}", highlight=False, soft_wrap=True)
     raise typer.Exit(1 if missing else 0)
 
 
