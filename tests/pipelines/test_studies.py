@@ -9,11 +9,12 @@ import pytest
 import typer
 
 from deepcuts.components.core.scorecards import Score
+from deepcuts.components.ledger import studied
 from deepcuts.pipelines import pools
 from deepcuts.pipelines.command import packages, report
 from deepcuts.pipelines.run_file import settings
 from deepcuts.pipelines.runner import pipeline_spec
-from deepcuts.pipelines.studies import ablation, ablation_report, savings, study_spec
+from deepcuts.pipelines.studies import ablation, ablation_report, deposit, savings, study_spec
 from deepcuts.pipelines.studies.savings import RunCost, TrialResult
 from deepcuts.pipelines.studies.study_spec import Arm, Study, StudyTrial
 from tests.conftest import ROOT
@@ -165,6 +166,29 @@ def test_a_joint_arm_that_never_reaches_the_quality_has_no_ratio():
     assert found.joint_ratio is None and found.naive_ratio is None
 
 
+def test_what_a_study_found_is_left_for_the_runs_that_train_as_its_arms_did(tmp_path):
+    made = [
+        r._replace(
+            trainings=[{"training_id": f"{r.trial.arm}-{r.trial.budget_tokens}-{r.trial.seed}"}],
+            ended_at=f"2026-11-2{r.trial.seed}T10:00:00+00:00",
+            cost=cost(r.cost.train_cpu_seconds + 10 * r.trial.seed * (r.trial.arm == "good")),
+        )
+        for r in RESULTS
+    ]
+    record = deposit.record(STUDY, made)
+    deposit.leave(record, tmp_path.as_uri())
+    assert studied.read(tmp_path.as_uri()) == [record]
+    arms = {(arm.arm, arm.budget_tokens): arm for arm in record.arms}
+    assert record.date == "2026-11-22" and record.reference == "plain" and ("tried", 200) not in arms
+    good = arms["good", 100]
+    assert good.trainings == [[{"training_id": f"good-100-{seed}"}] for seed in range(3)]
+    # plain's run and its search, 200 + 200, over 100, 110 and 120 seconds
+    assert good.train_ratio == pytest.approx(400 / 110)
+    assert (good.train_ratio_low, good.train_ratio_high) == pytest.approx((400 / 120, 400 / 100))
+    assert good.comparison.non_inferior and not arms["bad", 200].comparison.non_inferior
+    assert deposit.record(msgspec.structs.replace(STUDY, reference=""), made) is None
+
+
 def test_rows_compare_with_the_named_arm_and_refusals_are_listed():
     found = savings.find(STUDY, RESULTS, ["good-100-1"])
     text = ablation_report.markdown(found)
@@ -215,9 +239,9 @@ def test_smoke_study_runs_every_arm_and_goes_on_where_it_stopped(tmp_path, monke
     (tmp_path / "tickets.jsonl").symlink_to(packages.HERE / "examples/support.jsonl")
     words = [f"base_uri={(packages.HERE / 'examples/base').as_uri()}", "data_uri=tickets.jsonl"]
     with pytest.raises(typer.Exit) as ended:
-        report.ablate(packages.HERE / "studies/smoke.yaml", words, Path("runs"), parallel=2)
+        report.ablate(packages.HERE / "studies/smoke.yaml", None, words, Path("runs"), parallel=2)
     assert ended.value.exit_code == 0
     first = (tmp_path / "runs/smoke/ablation.json").read_bytes()
     with pytest.raises(typer.Exit):
-        report.ablate(packages.HERE / "studies/smoke.yaml", words, Path("runs"), parallel=2)
+        report.ablate(packages.HERE / "studies/smoke.yaml", None, words, Path("runs"), parallel=2)
     assert (tmp_path / "runs/smoke/ablation.json").read_bytes() == first
