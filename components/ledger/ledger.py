@@ -87,7 +87,6 @@ def balance(
     scorecards: Mapping[str, Scorecard],
     comparisons: Mapping[str, Comparison],
     samples: Sequence[Answers] = (),
-    *,
     interrupted: bool = False,
     studied: Sequence[StudySaving] = (),
 ) -> Ledger:

@@ -45,10 +45,9 @@ def ledger(
     """Charge every attempt, compare quality after with before, and write ledger, summary and report.
 
     Outputs that a failed task did not leave may be missing; its cost or quality is then unknown, never 0.
-    With
-
-    ``run``, receipts are those the run's attempts left in the store (``core/run_records.py``), and the other
-    artifacts are named ``TASK/OUTPUT``; cached work was paid for by the run that did it.
+    With ``run``, receipts are those the run's attempts left in the store (``core/run_records.py``), and the
+    other artifacts are named ``TASK/OUTPUT``; cached work was paid for by the run that did it. If
+    ``MLFLOW_TRACKING_URI`` is set, the run is logged there, too.
 
     Args:
         receipts: Receipt by task name.
@@ -61,8 +60,6 @@ def ledger(
         margin_nats: Largest rise of the completion loss that counts as equal quality.
         ledger: Folder for ``ledger.jsonl`` (one charge per attempt) and ``ledger.json`` (totals, verdict).
         summary, report: Markdown, and one HTML page.
-
-    If ``MLFLOW_TRACKING_URI`` is set, the run is logged there, too.
     """
     if not receipts and not run:
         raise ValueError("receipts is empty: name at least one task with the path of its receipt, or run")
@@ -80,9 +77,8 @@ def ledger(
         compared = compare({name: scorecards[name] for name in cards}, margin_nats)
         decided = {name: read_plan(path) for name, path in plans.items() if path.exists()}
         points = {name: read_curve(path) for name, path in curves.items() if path.exists()}
-    stopped = run_records.INTERRUPTED in os.environ
     known = studied.savings(studied.read(studies), rows)
-    book = balance(rows, cards, compared, said, interrupted=stopped, studied=known)
+    book = balance(rows, cards, compared, said, run_records.INTERRUPTED in os.environ, known)
     write(ledger, rows, book)
     with files.staged(summary) as staging:
         staging.write_text(markdown(book, rows))

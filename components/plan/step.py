@@ -9,7 +9,6 @@ import msgspec
 
 from deepcuts.components.core import cli, epochs, examples, files, run_records
 from deepcuts.components.core.bounds import Count, NonNegative, PositiveShare, ShareBelowOne
-from deepcuts.components.core.long_calls import working
 from deepcuts.components.core.nodepools import NodePools
 from deepcuts.components.core.receipts import Facts
 from deepcuts.components.core.recipe import Recipe, changed
@@ -85,8 +84,7 @@ def plan(
     best, money = made.best, made.money
     seconds = money.seconds(best.estimate) if money and best.estimate else 0.0
     settled, said = apply(whole, best, seconds), forecast(spent, whole, counted)
-    with working("trying the base: training, merging, saving, loading"):
-        rehearsed = rehearse(base, settled)
+    rehearsed = rehearse(base, settled)
     notes = noted(base, recipe, rehearsed) + foresee(base, candidates, serve_on)
     cli.write_json(decision, as_json(made))
     with files.staged(report) as staging:

@@ -494,6 +494,8 @@ def test_logs_of_a_run_here_are_shown_by_task_and_a_wrong_name_lists_them(packag
     shown = capsys.readouterr().out
     assert "waiting" in shown and "make" not in shown
     assert deepcuts("logs", Path(run).name) == 0, "its name below runs/ is enough"
+    assert deepcuts("logs", "runs/none") == 3, "a folder, so no server is asked"
+    assert "no run.json in it" in capsys.readouterr().err
     assert deepcuts("logs", run, "wat") == 3
     assert "its tasks are" in capsys.readouterr().err
 
