@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from deepcuts.components.core.scorecards import Score
-from deepcuts.components.ledger import studied
+from deepcuts.components.ledger import charges, studied
 from deepcuts.pipelines import pools
 from deepcuts.pipelines.command import packages, report
 from deepcuts.pipelines.run_file import settings
@@ -242,6 +242,11 @@ def test_smoke_study_runs_every_arm_and_goes_on_where_it_stopped(tmp_path, monke
         report.ablate(packages.HERE / "studies/smoke.yaml", None, words, Path("runs"), parallel=2)
     assert ended.value.exit_code == 0
     first = (tmp_path / "runs/smoke/ablation.json").read_bytes()
+    (record,) = studied.read((tmp_path / "runs/store").as_uri())
+    trial = tmp_path / "runs/smoke/length-8192-1"
+    rows = charges.read(trial / "tasks/ledger/outputs/ledger/ledger.jsonl")
+    (found,) = studied.matching([record], rows)
+    assert (found.arm.arm, found.arm.budget_tokens) == ("length", 8192)
     with pytest.raises(typer.Exit):
         report.ablate(packages.HERE / "studies/smoke.yaml", None, words, Path("runs"), parallel=2)
     assert (tmp_path / "runs/smoke/ablation.json").read_bytes() == first
