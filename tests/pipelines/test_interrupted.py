@@ -61,7 +61,7 @@ def test_interrupted_run_leaves_a_page_and_the_resumed_one_shows_its_attempts(tm
     assert "cost so far: " in said and "report: runs/mine/report.html" in said
     page = text_of(Path("runs/mine/report.html"))
     assert "Interrupted in wait: run the same command to resume" in page
-    assert page.count("run the same command to resume") == 2, "as the headline, and as what is next"
+    assert page.count("run the same command to resume") == 3, "title, headline, and what is next"
     assert "done make" in page and "stopped after a checkpoint" in page
 
     assert deepcuts(*words) == 0
