@@ -7,7 +7,6 @@ from typing import Literal, NamedTuple
 from urllib.parse import unquote
 
 from deepcuts.components.core import epochs, step_facts, verdicts
-from deepcuts.components.core.receipts import FINE
 from deepcuts.components.core.run_records import CHAIN
 from deepcuts.components.core.scorecards import Interval, Scorecard
 from deepcuts.components.core.step_facts import (
@@ -20,7 +19,7 @@ from deepcuts.components.core.step_facts import (
 from deepcuts.components.core.verdicts import Outcome
 from deepcuts.components.ledger import formatting
 from deepcuts.components.ledger.charges import Charge
-from deepcuts.components.ledger.ledger import AFTER, BEFORE, RESUME, Ledger
+from deepcuts.components.ledger.ledger import AFTER, BEFORE, RESUME, Ledger, bad_ends, last_ends, name_of
 
 RunOutcome = Literal["released", "refused", "failed", "interrupted", "nothing released"]
 INTERRUPTED = ("preempted", "no receipt")
@@ -72,7 +71,7 @@ def status(rows: Sequence[Charge], *, interrupted: bool = False) -> RunOutcome:
     """Return how a run ended, by the last attempt of each task, unless it was ``interrupted``."""
     if interrupted:
         return "interrupted"
-    bad = _bad(rows)
+    bad = bad_ends(rows)
     if any(row.end_reason == "gate" for row in bad):
         return "refused"
     if [row for row in bad if row.end_reason not in INTERRUPTED]:
@@ -80,16 +79,6 @@ def status(rows: Sequence[Charge], *, interrupted: bool = False) -> RunOutcome:
     if bad:
         return "interrupted"
     return "released" if release(rows) else "nothing released"
-
-
-def _ends(rows: Sequence[Charge]) -> dict[str, Charge]:
-    """Return the last attempt of each task; a chain's is that of the step that failed."""
-    return {row.task: row for row in rows if row.step != CHAIN}
-
-
-def _bad(rows: Sequence[Charge]) -> list[Charge]:
-    """Return the last attempts that did not end well."""
-    return [row for row in _ends(rows).values() if row.end_reason not in FINE]
 
 
 def release(rows: Sequence[Charge]) -> ReleaseFacts | None:
@@ -121,7 +110,7 @@ def headline(rows: Sequence[Charge], book: Ledger) -> str:
         case "failed":
             return f"Failed: {book.next_action}"
         case "interrupted":
-            stopped = ", ".join(in_words(row.task) for row in _bad(rows))
+            stopped = ", ".join(in_words(name_of(row)) for row in bad_ends(rows))
             return f"Interrupted{f' in {stopped}' if stopped else ''}: {book.next_action}"
         case _:
             return "Nothing was released"
@@ -129,7 +118,7 @@ def headline(rows: Sequence[Charge], book: Ledger) -> str:
 
 def reason(rows: Sequence[Charge]) -> str:
     """Return what the first task that did not end well said; empty where all did."""
-    return next((row.message for row in _bad(rows) if row.message), "")
+    return next((row.message for row in bad_ends(rows) if row.message), "")
 
 
 def next_command(rows: Sequence[Charge], book: Ledger) -> str:
@@ -151,9 +140,11 @@ def in_words(task: str) -> str:
 
 def done(rows: Sequence[Charge]) -> str:
     """List the tasks that ended well in a run that did not: what a rerun takes from the cache."""
-    if release(rows) and not _bad(rows):
+    if release(rows) and not bad_ends(rows):
         return ""
-    return ", ".join(in_words(row.task) for row in _ends(rows).values() if row.end_reason == "ok")
+    return ", ".join(
+        in_words(row.task) for row in last_ends(rows) if row.step != CHAIN and row.end_reason == "ok"
+    )
 
 
 def repeated(rows: Sequence[Charge]) -> str:
