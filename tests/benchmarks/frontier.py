@@ -3,11 +3,11 @@
     python -m deepcuts.pipelines.examples.smollm2 SMOLLM2
     OMP_NUM_THREADS=1 python -m tests.benchmarks.frontier --base SMOLLM2 --folder FOLDER [--seeds 1]
 
-The base, fine-tuned on banking77 (``--data gsm8k``: on that, judged by its loss), is cut in depth (30 to 20 and
-15 blocks) and in width, and healed by the training loop alone or by what the uncut model knows, against the
-same student alone at equal total cost: as many more tokens as the teacher's seconds are worth. llama.cpp scores
-the Q8_0 file. An arm is a line of ``FOLDER/arms.jsonl`` and not run again; a killed training goes on from its
-checkpoint. Prints the table; ``--seeds 0`` that of what is there.
+The base, fine-tuned on banking77 (``--data gsm8k``: on that, judged by its loss), is cut in depth (30 to 20
+and 15 blocks) and in width, and healed by the training loop alone or by what the uncut model knows, against
+the same student alone at equal total cost: as many more tokens as the teacher's seconds are worth. llama.cpp
+scores the Q8_0 file. An arm is a line of ``FOLDER/arms.jsonl``, not run again; a killed training resumes.
+Prints the table; ``--seeds 0`` that of what is there.
 """
 
 import argparse
@@ -222,7 +222,8 @@ class Frontier:
             max_new_tokens=1,
             seed=0,
         )
-        return {key: facts[key] for key in map("".join, product(MARGINS, ("", "_low", "_high"))) if key in facts}
+        kept = map("".join, product(MARGINS, ("", "_low", "_high")))
+        return {name: facts[name] for name in kept if name in facts}
 
 
 def table(frontier: Frontier) -> str:
