@@ -53,7 +53,6 @@ SERVED = "Q8_0"
 SMALLER = "Q4_K_M"
 """What the uncut model is stored in as well: a cut competes with it."""
 ALONE_FOR = "alone, cost of "
-SEQ_LEN = 256
 KEPT = (
     "total_tokens",
     "train_cpu_seconds",
@@ -102,23 +101,23 @@ class Frontier:
         self._given, self.folder = given, Path(given.folder)
         self._log, self._labelled = self.folder / "arms.jsonl", given.data == "banking77"
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / "labels.json").exists():
+        if not self._log.exists():
             corpus = banking77 if self._labelled else gsm8k
             corpus.write(self.folder / "train.jsonl", "train", TRAIN_EXAMPLES)
             corpus.write(self.folder / "test.jsonl", "test", given.test_examples)
             (self.folder / "none.jsonl").touch()
-            labels = (banking77.BANKING77 / "categories.json").read_text() if self._labelled else "[]"
-            (self.folder / "labels.json").write_text(labels)
+            labels = (banking77.BANKING77 / "categories.json").read_bytes() if self._labelled else b"[]"
+            (self.folder / "labels.json").write_bytes(labels)
+            self._log.touch()
 
     def done(self) -> dict[str, dict[str, Any]]:
         """Return the lines of the log by the names of their arms."""
-        lines = self._log.read_text().splitlines() if self._log.exists() else []
-        return {line["arm"]: line for line in map(json.loads, lines)}
+        return {line["arm"]: line for line in map(json.loads, self._log.read_text().splitlines())}
 
     def run(self, arm: FrontierArm) -> None:
         """Train, convert, score and time an arm; its line is written last."""
-        place = self._uncut(arm.seed) if arm.cut == "uncut" else self.folder / "arm"
-        found, kinds = {}, [SMALLER]
+        place, found = self._uncut(arm.seed) if arm.cut == "uncut" else self.folder / "arm", {}
+        kinds = [SMALLER]
         if arm.healed != SMALLER:
             files.remove(place)
             place.mkdir()
@@ -157,7 +156,7 @@ class Frontier:
                 learning_rate=given.learning_rate,
                 budget_tokens=given.teacher_tokens if uncut else given.tokens,
                 tokens_per_step=given.tokens_per_step,
-                seq_len=SEQ_LEN,
+                seq_len=256,
                 compile="off",
                 keep_checkpoints=1,
                 seed=arm.seed,
