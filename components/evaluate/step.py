@@ -15,11 +15,12 @@ from deepcuts.components.core import cli, examples, files, former_names, scoreca
 from deepcuts.components.core.bounds import Count, Seed
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.examples import Example
-from deepcuts.components.core.progress import ProgressLog
+from deepcuts.components.core.progress import Heard, ProgressLog
 from deepcuts.components.core.receipts import Facts
 from deepcuts.components.core.scorecards import Sample, Score
-from deepcuts.components.core.store import Store, open_store
+from deepcuts.components.core.store import open_store
 from deepcuts.components.core.strict import MALFORMED
+from deepcuts.components.evaluate.kept_scores import KeptScores
 from deepcuts.components.gguf import convert
 from deepcuts.components.gguf import scoring as gguf_scoring
 from deepcuts.components.gguf.engine import LlamaCpp
@@ -78,25 +79,25 @@ def evaluate(
     kept = KeptScores(open_store(store), f"evaluations/{identity}")
     found: dict[str, Score] = {}
     label_tokens: list[LabelTokens] = []
-    progress = ProgressLog(len(records), "examples scored")
+    each = 1 + sum(measure in measures for measure in ("exact_match", "label_accuracy"))
+    progress = ProgressLog(each * len(records), "scores")
     for number, chunk in enumerate(chunks([len(rendered.ids) for rendered in data])):
-        rows, texts = [records[i] for i in chunk], [data[i] for i in chunk]
-        scores = kept.read(number)
-        if not scores:
-            scores, took = score(network, tokenizer, rows, texts, classes, measures, max_new_tokens)
+        rows = [records[i] for i in chunk], [data[i] for i in chunk]
+        if scores := kept.read(number):
+            progress.add(each * len(scores), free=each * len(scores))
+        else:
+            scores, took = score(network, tokenizer, *rows, classes, measures, max_new_tokens, progress.add)
             kept.write(number, scores)
             label_tokens.append(took)
         found |= {score.id: score for score in scores}
-        progress(len(found), free=kept.found)
     scores = [found[record.id] for record in records]
     card = scorecards.summarise(scores, files.digest(model), files.digest(split), seed)
     facts = describe(card, sum(len(rendered.ids) for rendered in data))
-    facts |= label_choice.total(label_tokens).facts()
     extra_files, more = others(network, tokenizer, passages, tasks)
     extra_files[scorecards.SAMPLES] = sample_answers(network, tokenizer, records, max_new_tokens)
     scorecards.write(scorecard, card, scores, extra_files)
     kept.clear()
-    return facts | more | {"resumed_examples": kept.found}
+    return facts | more | label_choice.total(label_tokens).facts() | {"resumed_examples": kept.found}
 
 
 def sample_answers(
@@ -181,35 +182,6 @@ def split_measures(measures: list[str]) -> tuple[list[str], list[str]]:
     return own, [measure.removeprefix(HARNESS) for measure in measures if measure.startswith(HARNESS)]
 
 
-class KeptScores:
-    """Scores of earlier attempts of this evaluation in the store, by chunk."""
-
-    def __init__(self, store: Store, prefix: str) -> None:
-        self._store, self._prefix, self.found = store, prefix, 0
-
-    def read(self, number: int) -> list[Score]:
-        """Return the scores of a chunk; empty if it was not scored."""
-        try:
-            lines = self._store.get_bytes(self._key(number))
-        except FileNotFoundError:
-            return []
-        scores = msgspec.json.Decoder(Score).decode_lines(lines)
-        self.found += len(scores)
-        return scores
-
-    def write(self, number: int, scores: list[Score]) -> None:
-        """Store the scores of a chunk."""
-        self._store.put_bytes(self._key(number), msgspec.json.Encoder().encode_lines(scores))
-
-    def clear(self) -> None:
-        """Delete the scores once the Scorecard is written, so that another evaluation starts over."""
-        for key in self._store.list(self._prefix):
-            self._store.delete(key)
-
-    def _key(self, number: int) -> str:
-        return f"{self._prefix}/{number:06d}.jsonl"
-
-
 def chunks(lengths: list[int]) -> list[list[int]]:
     """Split the rows into chunks of similar length, longest first, so that too large ones fail at once."""
     order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
@@ -259,24 +231,28 @@ def score(
     classes: list[str],
     measures: list[str],
     max_new_tokens: int,
+    scored: Heard,
 ) -> tuple[list[Score], LabelTokens]:
-    """Return (one Score per example, in order; the tokens that choosing labels took)."""
+    """Return (one Score per example, in order; the tokens that choosing labels took).
+
+    ``scored`` gets the number of measurements newly done.
+    """
     way: Any = scoring
     took = LabelTokens()
     if isinstance(network, LlamaCpp):
-        way, nats = gguf_scoring, gguf_scoring.answer_nats(network, data)
+        way, nats = gguf_scoring, gguf_scoring.answer_nats(network, data, scored)
     else:
-        nats = scoring.answer_nats(CompletionLoss(network), data)
+        nats = scoring.answer_nats(CompletionLoss(network), data, scored)
     scores = [Score(r.id, total, tokens) for r, (total, tokens) in zip(records, nats, strict=True)]
     if "exact_match" in measures:
-        answers = way.greedy_answers(network, tokenizer, records, max_new_tokens)
+        answers = way.greedy_answers(network, tokenizer, records, max_new_tokens, scored)
         hits = [scoring.is_right(a, r) for a, r in zip(answers, records, strict=True)]
         scores = [
             msgspec.structs.replace(s, exact_match=hit, predicted=answer)
             for s, hit, answer in zip(scores, hits, answers, strict=True)
         ]
     if "label_accuracy" in measures:
-        chosen, took = way.choose_labels(network, tokenizer, records, classes)
+        chosen, took = way.choose_labels(network, tokenizer, records, classes, scored)
         scores = [
             msgspec.structs.replace(s, label_correct=label == r.label, predicted=label)
             for s, label, r in zip(scores, chosen, records, strict=True)

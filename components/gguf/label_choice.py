@@ -8,6 +8,7 @@ continues a copy of the one before it. A copied sequence costs no cells.
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from deepcuts.components.core.progress import Heard, unheard
 from deepcuts.components.gguf.engine import LlamaCpp, logsumexp
 from deepcuts.components.training.label_choice import LabelTokens, Question
 from deepcuts.components.training.label_search import ROUND_TOKENS, LabelSearch, common_prefix, decide
@@ -39,8 +40,10 @@ ROOM, SMALL_ROOM = Room(16, 95), Room(1, 0)
 """128 of the 256 sequences that llama.cpp can hold; fewer for models with states, megabytes each."""
 
 
-def choose(engine: LlamaCpp, asked: Sequence[Question]) -> tuple[list[int], LabelTokens]:
-    """Return (each question's likeliest label, the tokens this took)."""
+def choose(
+    engine: LlamaCpp, asked: Sequence[Question], chose: Heard = unheard
+) -> tuple[list[int], LabelTokens]:
+    """Return (each question's likeliest label, the tokens this took); ``chose`` gets the number done."""
     if not asked:
         return [], LabelTokens()
     shared = common_prefix([question.prompt for question in asked])
@@ -56,6 +59,7 @@ def choose(engine: LlamaCpp, asked: Sequence[Question]) -> tuple[list[int], Labe
         batch = LabelBatch(engine, context, some, shared, room)
         found += [label for label, _ in decide(batch.searches, batch.compute)]
         computed += batch.computed
+        chose(len(some))
         for sequence in range(1, room.sequences):
             context.memory_seq_rm(sequence, -1, -1)
     return found, LabelTokens(computed, sum(question.tokens for question in asked))

@@ -11,6 +11,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from deepcuts.components.core.examples import Example, Message
+from deepcuts.components.core.progress import Heard, unheard
 from deepcuts.components.training import attention
 from deepcuts.components.training.label_search import LabelSearch, common_prefix, decide
 from deepcuts.components.training.render import render, render_prompt
@@ -68,18 +69,27 @@ def questions(
         yield Question(prompt, [render(one, tokenizer).ids[len(prompt) :] for one in answered])
 
 
-def choose(model: PreTrainedModel, asked: Sequence[Question]) -> tuple[list[int], LabelTokens]:
-    """Return (each question's likeliest label, the tokens this took)."""
+def choose(
+    model: PreTrainedModel, asked: Sequence[Question], chose: Heard = unheard
+) -> tuple[list[int], LabelTokens]:
+    """Return (each question's likeliest label, the tokens this took); ``chose`` gets the number done."""
     model.eval()
+    found: list[int] = []
     one_by_one = sum(question.tokens for question in asked)
     with torch.inference_mode():
         if asked and supports_trees(model, asked):
             row = TokenRow(model, asked[0].prompt[: common_prefix([one.prompt for one in asked])])
-            found = [label for some in together(asked, len(row.prefix)) for label, _ in likeliest(row, some)]
+            for some in together(asked, len(row.prefix)):
+                found += [label for label, _ in likeliest(row, some)]
+                chose(len(some))
             return found, LabelTokens(row.computed, one_by_one)
-        scored = [nats_one_by_one(model, question) for question in asked]
-    computed = sum(tokens for _, tokens in scored)
-    return [int(nats.argmin()) for nats, _ in scored], LabelTokens(computed, one_by_one)
+        computed = 0
+        for question in asked:
+            nats, tokens = nats_one_by_one(model, question)
+            found.append(int(nats.argmin()))
+            computed += tokens
+            chose(1)
+    return found, LabelTokens(computed, one_by_one)
 
 
 def together(asked: Sequence[Question], shared: int) -> Iterator[list[Question]]:

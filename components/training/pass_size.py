@@ -14,7 +14,7 @@ PASS_TOKENS = 512
 """Tokens of a pass from which a CPU's matrix products are no faster."""
 PASS_WORK = 5e9
 """Tokens times weights of a pass below which a small model's launched operations count."""
-SLOWER = 1.03
+SLOWER = 1.05
 """Tokens that smaller passes may compute, as a multiple: each pass computes a shared prefix again."""
 
 

@@ -62,8 +62,8 @@ def table(run: RunRecord, folder: Path, pools: Mapping[str, NodePool]) -> Table:
     rows = Table("task", "pool", "status", "seconds", "$", "", caption=CAPTION, caption_style="dim", box=None)
     spent = costs(run, pools)
     for name, task in run.tasks.items():
-        news = "\n".join(run_record.tail(folder / "tasks" / name, lines=1))
-        news = news if task.status == "running" or news.startswith(BEGINNING) else ""
+        news = run_record.news(folder / "tasks" / name)
+        news = news if task.status == "running" or BEGINNING in news else ""
         rows.add_row(
             task.name,
             task.pool,
@@ -151,13 +151,13 @@ class Board:
         now = clock.local()
         for name, task in run.tasks.items():
             status, said = self._shown.get(name, ("waiting", ""))
-            news = "\n".join(run_record.tail(self._folder / "tasks" / name, lines=1))
+            news = run_record.news(self._folder / "tasks" / name)
             quiet = now.timestamp() - self._spoke.get(name, 0.0) < QUIET_SECONDS
             if state(task) == status and (task.status != "running" or news == said or quiet):
                 continue
             self._shown[name], self._spoke[name] = (state(task), news), now.timestamp()
             cost = formatting.money(usd(task.seconds, self._pools.get(task.pool)))
-            text = news if task.status == "running" or news.startswith(BEGINNING) else task.message
+            text = news if task.status == "running" or BEGINNING in news else task.message
             line = (
                 f"{now:%H:%M:%S} {task.name} [{task.pool}] {state(task)} {task.seconds:.1f} s {cost} {text}"
             )
