@@ -89,10 +89,15 @@ def summary(run: RunRecord, folder: Path, pools: Mapping[str, NodePool], book: L
         rows.add_row(task.name, task.pool, Text(state(task), COLOURS.get(task.status, "")), *cells)
     seconds = sum(task.seconds for task in run.tasks.values())
     rows.add_section()
-    known = formatting.cost(book.total) if book else total(list(spent.values()))
-    rows.add_row("total", "", "", f"{seconds:.1f}", "", known)
-    if book and book.reused.node_seconds:
+    if not book:
+        rows.add_row("total", "", "", f"{seconds:.1f}", "", total(list(spent.values())))
+        return rows
+    counted = book.total.node_seconds
+    rows.add_row("total in the ledger", "", "", f"{counted:.1f}", "", formatting.cost(book.total))
+    if book.reused.node_seconds:
         rows.caption = f"{CAPTION}; earlier runs paid {formatting.cost(book.reused)} of the total"
+    elif seconds > counted:  # processes start, and the runner hashes and caches what they leave
+        rows.caption = f"{CAPTION}; the ledger counts {seconds - counted:.1f} s less: starts and caching"
     return rows
 
 
