@@ -106,13 +106,13 @@ class Checkpoints:
             DataError: a weight is infinite or NaN; earlier checkpoints are kept.
             StoreError: the store is unreachable, or another process holds the lease.
         """
+        # as training appends to the curve, and changes the tensors once ``staged`` is complete
+        state, written = shares.state(models.trainable(model), optimizer), json.dumps(progress._asdict())
         staged: futures.Future[None] = futures.Future()
         thread = futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns that a single process saves alone
-            saving = thread.submit(
-                self._save, shares.state(models.trainable(model), optimizer), progress, staged
-            )
+            saving = thread.submit(self._save, state, progress.step, written, staged)
             thread.shutdown(wait=False)
             waited: list[futures.Future[Any]] = [staged, saving]
             futures.wait(waited, return_when=futures.FIRST_COMPLETED)
@@ -121,18 +121,18 @@ class Checkpoints:
         return saving
 
     def _save(
-        self, state: dict[str, Tensor], progress: TrainingProgress, staged: "futures.Future[None]"
+        self, state: dict[str, Tensor], step: int, progress: str, staged: "futures.Future[None]"
     ) -> Saved:
         """Run a save of all processes in this thread."""
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="checkpoint-") as scratch:
             writer = shares.ShareWriter(
                 self._store,
-                self._key(progress.step),
+                self._key(step),
                 Path(scratch),
                 staged,
                 begin=self._renew,
-                commit=partial(self._commit, progress, Path(scratch)),
+                commit=partial(self._commit, step, progress, Path(scratch)),
             )
             try:
                 save(
@@ -147,16 +147,12 @@ class Checkpoints:
         return Saved(writer.size_bytes, time.monotonic() - began)
 
     def _commit(
-        self,
-        progress: TrainingProgress,
-        scratch: Path,
-        index: Index,
-        files: dict[str, FileEntry],
+        self, step: int, progress: str, scratch: Path, index: Index, files: dict[str, FileEntry]
     ) -> int:
         """Commit files uploaded by all processes, delete what is older; return the checkpoint's bytes."""
-        key = self._key(progress.step)
+        key = self._key(step)
         (scratch / INDEX).write_bytes(msgspec.json.encode(index))
-        (scratch / PROGRESS).write_text(json.dumps(progress._asdict()))
+        (scratch / PROGRESS).write_text(progress)
         files |= {name: entry_of(scratch / name) for name in (INDEX, PROGRESS)}
         self._renew()  # uploads take minutes, in which another process may have taken over
         for name in (INDEX, PROGRESS):
@@ -165,8 +161,8 @@ class Checkpoints:
         wanted = {f"{key}/{name}" for name in (*files, MANIFEST)}
         for stray in set(self._store.list(f"{key}/")) - wanted:  # of an attempt that was killed
             self._store.delete(stray)
-        for step in [step for step in self.steps() if step <= progress.step][: -self._keep]:
-            withdraw(self._store, self._key(step))
+        for older in [known for known in self.steps() if known <= step][: -self._keep]:
+            withdraw(self._store, self._key(older))
         return sum(entry["bytes"] for entry in files.values())
 
     def _renew(self) -> None:
@@ -215,12 +211,7 @@ class Checkpoints:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # as in save
             try:
-                load(
-                    state,
-                    storage_reader=reader,
-                    process_group=self._group,
-                    no_dist=self._group is None,
-                )
+                load(state, storage_reader=reader, process_group=self._group, no_dist=self._group is None)
             except CheckpointException as error:
                 raise shares.cause(error, passing=(Torn, FileNotFoundError)) from None
         for name in state.keys() - parameters.keys():

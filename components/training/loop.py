@@ -44,7 +44,7 @@ class TrainingOutcome(NamedTuple):
     train_seconds: float
     """Time in forward, backward and optimizer, without waiting for saves, start-up and compiling."""
     train_cpu_seconds: float
-    """CPU time of the same, over all threads of all processes."""
+    """CPU time of the same, over all threads of all processes, uploads that run meanwhile included."""
     save_seconds: float
     """Time training waited for saves; their uploads run in the background."""
     evaluation_seconds: float
