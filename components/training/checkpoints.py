@@ -74,7 +74,7 @@ class Saved(NamedTuple):
     """From the start of the save to its commit."""
 
 
-class Stored(NamedTuple):
+class Contents(NamedTuple):
     """What a committed checkpoint holds."""
 
     files: dict[str, FileEntry]
@@ -198,7 +198,7 @@ class Checkpoints:
         return None
 
     def _load(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, stored: Stored, folder: Path
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, stored: Contents, folder: Path
     ) -> None:
         """Load this process's share of a checkpoint; every file is verified before any tensor is changed."""
         parameters = models.trainable(model)
@@ -235,17 +235,17 @@ class Checkpoints:
 
     def _open(
         self, step: int, folder: Path, kinds: tuple[str, ...] = (tensor_index.WEIGHTS, tensor_index.OPTIMIZER)
-    ) -> Stored:
+    ) -> Contents:
         """Read what a checkpoint holds; raises FileNotFoundError or Torn."""
         files = manifest_at(self._store, self._key(step))["files"]
         get = partial(self._get, step, files, folder)
         progress = TrainingProgress(**json.loads(get(PROGRESS).read_bytes()))
         if INDEX not in files:
-            return Stored(
+            return Contents(
                 files, progress, tensor_index.index_of(get(f"{kind}.safetensors") for kind in kinds)
             )
         try:
-            return Stored(files, progress, msgspec.json.decode(get(INDEX).read_bytes(), type=Index))
+            return Contents(files, progress, msgspec.json.decode(get(INDEX).read_bytes(), type=Index))
         except MALFORMED as error:
             raise Torn(f"{self._store.uri(self._key(step))}/{INDEX} is no index ({error})") from error
 

@@ -55,7 +55,7 @@ class Planner(DefaultSavePlanner):
         return super().create_local_plan()
 
 
-class Written(NamedTuple):
+class UploadedPart(NamedTuple):
     """A part of a tensor, in the store."""
 
     shape: tuple[int, ...]
@@ -121,7 +121,7 @@ class ShareWriter(StorageWriter):
                 raise TypeError(f"{item.index.fqn} is not a tensor: only tensors are saved")
             chunk = item.tensor_data.chunk
             part = Part(name, tuple(chunk.offsets), tuple(chunk.sizes))
-            written = Written(tuple(item.tensor_data.size), part, entry)
+            written = UploadedPart(tuple(item.tensor_data.size), part, entry)
             yield WriteResult(item.index, entry["bytes"], written)
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
@@ -129,7 +129,7 @@ class ShareWriter(StorageWriter):
         index: Index = {}
         entries: dict[str, FileEntry] = {}
         for result in (result for of_rank in results for result in of_rank):
-            written: Written = result.storage_data
+            written: UploadedPart = result.storage_data
             index.setdefault(result.index.fqn, Parts(written.shape, [])).parts.append(written.part)
             entries[written.part.file] = written.entry
         self.size_bytes = self._commit(index, entries)
