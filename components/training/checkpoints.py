@@ -72,6 +72,8 @@ class Saved(NamedTuple):
     """Of all its files; 0 except on the main process."""
     seconds: float
     """From the start of the save to its commit."""
+    upload_cpu_seconds: float
+    """CPU time of this process after its share was copied."""
 
 
 class Contents(NamedTuple):
@@ -108,7 +110,7 @@ class Checkpoints:
         """
         # as training appends to the curve, and changes the tensors once ``staged`` is complete
         state, written = shares.state(models.trainable(model), optimizer), json.dumps(progress._asdict())
-        staged: futures.Future[None] = futures.Future()
+        staged: futures.Future[float] = futures.Future()
         thread = futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns that a single process saves alone
@@ -121,7 +123,7 @@ class Checkpoints:
         return saving
 
     def _save(
-        self, state: dict[str, Tensor], step: int, progress: str, staged: "futures.Future[None]"
+        self, state: dict[str, Tensor], step: int, progress: str, staged: "futures.Future[float]"
     ) -> Saved:
         """Run a save of all processes in this thread."""
         began = time.monotonic()
@@ -144,7 +146,8 @@ class Checkpoints:
                 )
             except CheckpointException as error:
                 raise shares.cause(error) from None
-        return Saved(writer.size_bytes, time.monotonic() - began)
+        cpu_seconds = time.thread_time() - staged.result()
+        return Saved(writer.size_bytes, time.monotonic() - began, cpu_seconds)
 
     def _commit(
         self, step: int, progress: str, scratch: Path, index: Index, files: dict[str, FileEntry]
@@ -241,9 +244,8 @@ class Checkpoints:
         get = partial(self._get, step, files, folder)
         progress = TrainingProgress(**json.loads(get(PROGRESS).read_bytes()))
         if INDEX not in files:
-            return Contents(
-                files, progress, tensor_index.index_of(get(f"{kind}.safetensors") for kind in kinds)
-            )
+            whole = [get(f"{kind}.safetensors") for kind in kinds]
+            return Contents(files, progress, tensor_index.index_of(whole))
         try:
             return Contents(files, progress, msgspec.json.decode(get(INDEX).read_bytes(), type=Index))
         except MALFORMED as error:

@@ -44,7 +44,7 @@ class TrainingOutcome(NamedTuple):
     train_seconds: float
     """Time in forward, backward and optimizer, without waiting for saves, start-up and compiling."""
     train_cpu_seconds: float
-    """CPU time of the same, over all threads of all processes, uploads that run meanwhile included."""
+    """CPU time of the same, over all threads of all processes, without uploads that run meanwhile."""
     save_seconds: float
     """Time training waited for saves; their uploads run in the background."""
     evaluation_seconds: float
@@ -234,7 +234,9 @@ class _Trainer:
             resumed_at_step=self._start.step,
             resumed_tokens=self._start.tokens,
             train_seconds=self._train_seconds,
-            train_cpu_seconds=ranks.total(self._train_cpu_seconds, self._accelerator),
+            train_cpu_seconds=ranks.total(
+                self._train_cpu_seconds - self._saver.background_cpu_seconds, self._accelerator
+            ),
             save_seconds=self._saver.seconds,
             evaluation_seconds=self._evaluation_seconds,
             checkpoint_bytes=self._saver.size_bytes,

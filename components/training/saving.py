@@ -26,7 +26,8 @@ class InFlight(NamedTuple):
 class Saver:
     """Saves in the background, one at a time, while training continues.
 
-    ``seconds`` is the time that training waited, ``size_bytes`` the size of the last checkpoint.
+    ``seconds`` is the time that training waited, ``size_bytes`` the size of the last checkpoint, and
+    ``background_cpu_seconds`` the CPU time of uploads during training.
     ``ends_here`` and ``out_of_time`` are those of ``loop.train``.
     """
 
@@ -45,7 +46,7 @@ class Saver:
         self._ends_here, self._out_of_time = ends_here, out_of_time
         self._in_flight: InFlight | None = None
         self._saved_at, self._last_seconds = time.monotonic(), 0.0
-        self.seconds, self.size_bytes = 0.0, 0
+        self.seconds, self.background_cpu_seconds, self.size_bytes = 0.0, 0.0, 0
 
     def after(self, progress: TrainingProgress, step_seconds: float, preempted: bool, last: bool) -> bool:
         """Save if it is time to, after a step that took ``step_seconds``; return whether the run ends here.
@@ -85,10 +86,12 @@ class Saver:
         """Wait for the save in flight, if any; return whether the run ends there. Called by every rank."""
         if self._in_flight is None:
             return False
-        began = time.monotonic()
+        began, cpu_began = time.monotonic(), time.process_time()
         progress, saving = self._in_flight
         self._in_flight = None
         saved = saving.result()
+        waited = time.process_time() - cpu_began  # this thread only waited, so the CPU time is the upload's
+        self.background_cpu_seconds += max(0.0, saved.upload_cpu_seconds - waited)
         self.size_bytes, self._last_seconds = saved.size_bytes, saved.seconds
         ends = self.ends(progress)
         self.seconds += time.monotonic() - began

@@ -7,6 +7,7 @@ them. Here, shares are safetensors, and an index says which file holds which par
 """
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 from contextlib import ExitStack
@@ -68,10 +69,11 @@ class UploadedPart(NamedTuple):
 class ShareWriter(StorageWriter):
     """Copies this process's share to ``folder``, completes ``staged``, and uploads it under ``prefix``.
 
-    After ``staged``, training may change the tensors. Local disk and not memory holds the copy, which next to
-    weights, gradients and Adam's state would be 3 / 4 as much again. The main process calls ``begin`` before
-    anyone writes, and once all have uploaded ``commit(index, entries)``, whose ``size_bytes`` it keeps. An
-    object's name ends in its hash, so that a process whose run lost the lease overwrites nothing of the next.
+    After ``staged``, whose result is this thread's CPU time so far, training may change the tensors. The copy
+    is on local disk, as in memory it would be 3 / 4 of weights, gradients and Adam's state once more. The
+    main process calls ``begin`` before anyone writes, and once all have uploaded
+    ``commit(index, entries)``, whose ``size_bytes`` it keeps. An object's name ends in its hash, so that a
+    process whose run lost the lease overwrites nothing of the next.
     """
 
     def __init__(
@@ -79,7 +81,7 @@ class ShareWriter(StorageWriter):
         store: Store,
         prefix: str,
         folder: Path,
-        staged: "futures.Future[None]",
+        staged: "futures.Future[float]",
         begin: Callable[[], None],
         commit: Callable[[Index, dict[str, FileEntry]], int],
     ) -> None:
@@ -101,7 +103,7 @@ class ShareWriter(StorageWriter):
                 path = self._folder / f"{kind}.safetensors"
                 save_file({item.index.fqn: _staged(planner.resolve_data(item)) for item in items}, path)
                 staged[path] = items
-        self._staged.set_result(None)
+        self._staged.set_result(time.thread_time())
         done: Future[list[WriteResult]] = Future()
         done.set_result(
             [

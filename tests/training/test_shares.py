@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from tests.training.test_loop import DATA, assert_alike, in_processes, train
 CHANGED = {"micro_batch_size": 1, "schedule_tokens": 2000, "learning_rate": 1e-3, "keep_checkpoints": 100}
 SHARDED = CHANGED | {"strategy": "fsdp"}
 HALF = {"budget_tokens": 900}
+CPU_SECONDS = 2.0
 NARROW = SHARDED | {"method": "lora", "lora_rank": 2, "lora_dropout": 0.0}
 """Two rows over four processes: two of them hold nothing of an adapter."""
 
@@ -108,13 +110,16 @@ def test_a_share_that_is_lost_is_passed_over_by_all_processes_and_a_killed_one_l
 
 
 class Gated(FileStore):
-    """A store in which uploads wait for a gate; ``begun`` is set by the first."""
+    """A store in which uploads wait for a gate; the first takes ``CPU_SECONDS``, then sets ``begun``."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self.begun, self.gate = threading.Event(), threading.Event()
 
     def put(self, key: str, path: Path) -> None:
+        until = time.thread_time() + CPU_SECONDS
+        while not self.begun.is_set() and time.thread_time() < until:
+            pass
         self.begun.set()
         if not self.gate.wait(60):
             raise StoreError("training waited for this upload")
@@ -123,7 +128,7 @@ class Gated(FileStore):
 
 def test_training_continues_during_an_upload_which_holds_the_weights_of_its_own_step(tmp_path):
     recipe = tiny.recipe(**CHANGED | {"save_every_seconds": 1e-6})
-    plain, _ = train(tmp_path / "plain", recipe)
+    plain, alone = train(tmp_path / "plain", recipe)
     store, lines = Gated(tmp_path / "gated"), []
 
     class Opens(CompletionLoss):
@@ -137,8 +142,9 @@ def test_training_continues_during_an_upload_which_holds_the_weights_of_its_own_
 
     loss = Opens(tiny.model("qwen2"))
     checkpoints = Checkpoints(store, "run", 100)
-    loop.train(loss, DATA, recipe, Accelerator(cpu=True), checkpoints, say=lines.append)
-    assert store.gate.is_set()
+    outcome = loop.train(loss, DATA, recipe, Accelerator(cpu=True), checkpoints, say=lines.append)
+    assert store.gate.is_set() and outcome.progress == alone.progress
+    assert outcome.train_cpu_seconds < alone.train_cpu_seconds + CPU_SECONDS / 2, "the upload is not training"
     assert all(torch.equal(plain[name], weight) for name, weight in models.trainable(loss.model).items())
     assert steps_of(tmp_path / "gated") == steps_of(tmp_path / "plain")
     for folder in ("plain", "gated"):
