@@ -23,7 +23,7 @@ from tests.training.test_loop import DATA, assert_alike, in_processes, train
 CHANGED = {"micro_batch_size": 1, "schedule_tokens": 2000, "learning_rate": 1e-3, "keep_checkpoints": 100}
 SHARDED = CHANGED | {"strategy": "fsdp"}
 HALF = {"budget_tokens": 900}
-CPU_SECONDS = 2.0
+CPU_SECONDS = 1.0
 NARROW = SHARDED | {"method": "lora", "lora_rank": 2, "lora_dropout": 0.0}
 """Two rows over four processes: two of them hold nothing of an adapter."""
 
