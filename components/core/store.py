@@ -12,7 +12,7 @@ from deepcuts.components.core import files
 from deepcuts.components.core.errors import StoreError
 from deepcuts.components.core.keys import absent, checked, checked_prefix
 from deepcuts.components.core.manifest import MANIFEST, FileEntry, Manifest, encoded, manifest_of
-from deepcuts.components.core.progress import Heard, unheard
+from deepcuts.components.core.progress import Heard, ProgressLog, unheard
 from deepcuts.components.core.retry import OUTAGE_SECONDS
 from deepcuts.components.core.s3 import S3Store
 from deepcuts.components.core.strict import MALFORMED
@@ -185,17 +185,19 @@ def replace(store: Store, folder: Path, prefix: str) -> None:
     _upload(store, folder, prefix, manifest)
 
 
-def upload(store: Store, path: Path, key: str, entry: FileEntry) -> None:
-    """Upload one file, whose entry of the manifest is ``entry``, and read it back.
+def upload(store: Store, path: Path, key: str, entry: FileEntry, heard: Heard = unheard) -> None:
+    """Upload one file, whose entry of the manifest is ``entry``, and read it back; ``heard`` counts both.
 
     Raises:
         StoreError: the store is unreachable, or returns other bytes than were uploaded.
     """
     store.put(key, path)
+    heard(entry["bytes"])
     if (back := store.sha256(key)) != entry["sha256"]:
         raise StoreError(
             f"{store.uri(key)} came back with SHA-256 {back}, not {entry['sha256']}: publish again"
         )
+    heard(entry["bytes"])
 
 
 def commit(store: Store, prefix: str, manifest: Manifest) -> None:
@@ -205,8 +207,10 @@ def commit(store: Store, prefix: str, manifest: Manifest) -> None:
 
 def _upload(store: Store, folder: Path, prefix: str, manifest: Manifest) -> None:
     """Upload a folder's files, then commit them."""
+    total = sum(entry["bytes"] for entry in manifest["files"].values())
+    progress = ProgressLog(2 * total, "bytes sent and read back", brief=True)
     for name, entry in manifest["files"].items():
-        upload(store, folder / name, f"{prefix}/{name}", entry)
+        upload(store, folder / name, f"{prefix}/{name}", entry, progress.add)
     commit(store, prefix, manifest)
 
 
@@ -234,10 +238,12 @@ def retrieve(store: Store, prefix: str, folder: Path) -> None:
         Torn: the manifest or an object it lists is damaged.
     """
     manifest = manifest_at(store, prefix)
+    total = sum(entry["bytes"] for entry in manifest["files"].values())
+    arrived = ProgressLog(total, "bytes", brief=True).add
     with files.staged(folder) as staging:
         staging.mkdir()
         for name, entry in manifest["files"].items():
-            get_verified(store, f"{prefix}/{name}", entry, staging / name)
+            get_verified(store, f"{prefix}/{name}", entry, staging / name, arrived)
         (staging / MANIFEST).write_bytes(encoded(manifest))
 
 
