@@ -9,15 +9,17 @@ from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
 from deepcuts.components.core import sigterm
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.training import (
     activation_checkpointing,
+    memory,
     models,
     packing,
+    pass_size,
     ranks,
     rates,
     sharding,
@@ -56,7 +58,9 @@ class TrainingOutcome(NamedTuple):
     peak_learning_rate: float
     """The recipe's, or the value chosen for ``auto``."""
     micro_batch_size: int
-    """Smaller than the Recipe's if the device ran out of memory."""
+    """Rows of a pass; at most the Recipe's."""
+    out_of_memory: bool
+    """Whether passes were halved on the way, as memory ran out."""
     compile: CompileDecision
     checkpointing_cost: CheckpointingCost | None
     """None if nothing is recomputed, weights are sharded, or a row does not fit without recomputing."""
@@ -111,10 +115,11 @@ class _Trainer:
         evaluate: Callable[[], float] | None,
     ) -> None:
         recipe, self._packing = packing.settle(loss, data, recipe, accelerator)
-        self._data, self._recipe, self._accelerator = data, recipe, accelerator
+        self._data, self._accelerator = data, accelerator
         self._evaluate = evaluate
         self._steps = list(plan_steps([len(rendered.ids) for rendered in data], recipe))
         self._sharing = sharing.settle(loss, data, recipe, accelerator)
+        recipe = self._recipe = pass_size.settle(loss, data, recipe, accelerator, self._sharing.shared)
         parts = recipe.evaluations_in_loop
         self._planned = {round(len(self._steps) * part / parts) for part in range(1, parts + 1)}
         sharded = sharding.strategy(recipe, accelerator) == "fsdp"
@@ -240,10 +245,11 @@ class _Trainer:
             save_seconds=self._saver.seconds,
             evaluation_seconds=self._evaluation_seconds,
             checkpoint_bytes=self._saver.size_bytes,
-            optimizer_bytes=_optimizer_bytes(self._optimizer.optimizer),
+            optimizer_bytes=memory.optimizer_bytes(self._optimizer.optimizer),
             saved_tensor_bytes=self._passes.saved_tensor_bytes,
             peak_learning_rate=self._peak,
             micro_batch_size=self._passes.micro_batch_size,
+            out_of_memory=self._passes.micro_batch_size < self._recipe.micro_batch_size,
             compile=self._passes.verdict,
             checkpointing_cost=self._checkpointing_cost,
             packing=self._packing,
@@ -284,12 +290,3 @@ def _update(
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return float(sharding.full_tensor(norm))
-
-
-def _optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
-    return sum(
-        value.numel() * value.element_size()
-        for state in optimizer.state.values()
-        for value in state.values()
-        if isinstance(value, Tensor)
-    )
