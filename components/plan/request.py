@@ -12,6 +12,8 @@ from deepcuts.components.plan.decision import PlanDecision, PlanTerms
 from deepcuts.components.plan.placing import Wish
 from deepcuts.components.plan.scoring import ScoringWork
 
+LOCAL = "a local run trains on one node: several need a cluster with Kubeflow Trainer"
+
 
 class PlanRequest(NamedTuple):
     """Input of a plan."""
@@ -29,6 +31,13 @@ class PlanRequest(NamedTuple):
         return decisions.decide(self.task, self.pools, self.wish, self.terms, self.work, self.calibrate)
 
 
+def one_node(given: Mapping[str, Any]) -> str:
+    """Return why the training has to stay on one node; empty if it may take several."""
+    if given["space"]:
+        return "each trial of a search trains on one node"
+    return LOCAL if given["run"].startswith("file://") else ""
+
+
 def read(given: Mapping[str, Any], spent: Sequence[Charge]) -> PlanRequest:
     """Return the request in ``given``, the arguments of ``plan`` by name; ``spent`` are past charges.
 
@@ -38,8 +47,9 @@ def read(given: Mapping[str, Any], spent: Sequence[Charge]) -> PlanRequest:
     """
     bounds = (given["deadline_hours"], given["objective"], given["budget_usd"], given["reserve_share"])
     task = given["taught"].task(architecture.read(given["base"]), given["recipe"], given["answer_share"])
+    task = task._replace(copies=given["parallel"], one_node=one_node(given))
     return PlanRequest(
-        task=decisions.heaviest(task, given["space"])._replace(copies=given["parallel"]),
+        task=decisions.heaviest(task, given["space"]),
         pools=given["nodepools"].by_name,
         wish=Wish(given["pool"], given["spot"], given["compiled_for"], given["watched"]),
         terms=PlanTerms(*bounds, spent),
