@@ -32,7 +32,8 @@ def strategy(recipe: Recipe, accelerator: Accelerator) -> str:
 
 def nodes(accelerator: Accelerator) -> int:
     """Return the number of nodes, which all run equally many processes."""
-    return accelerator.num_processes // int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+    every: int = accelerator.num_processes
+    return every // int(os.environ.get("LOCAL_WORLD_SIZE", every))
 
 
 def mesh_of(recipe: Recipe, accelerator: Accelerator) -> DeviceMesh:
@@ -42,6 +43,12 @@ def mesh_of(recipe: Recipe, accelerator: Accelerator) -> DeviceMesh:
         copies = nodes(accelerator)
         return init_device_mesh(kind, (copies, count // copies), mesh_dim_names=("replicate", "shard"))
     return init_device_mesh(kind, (count,))
+
+
+def reduce_between_copies(loss: nn.Module, now: bool) -> None:
+    """Say whether the next backward pass adds up the gradients of the nodes' copies (HSDP)."""
+    assert isinstance(loss, FSDPModule)
+    loss.set_requires_all_reduce(now)
 
 
 def shard(loss: nn.Module, recipe: Recipe, accelerator: Accelerator) -> None:

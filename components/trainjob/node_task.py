@@ -56,7 +56,8 @@ def node_task(
             f"a training on {spread.nodes} nodes hands its files over by an object store, and this task's "
             "outputs are in none: set max_nodes to 1 in nodepools"
         )
-    moved, sides = copy.deepcopy(dict(executor)), {"inputs": {}, "outputs": {}}
+    moved = copy.deepcopy(dict(executor))
+    sides: dict[str, dict[str, str]] = {"inputs": {}, "outputs": {}}
     for side, found in sides.items():
         for name, value in moved.get(side, {}).get("artifacts", {}).items():
             (artifact,) = value["artifacts"]

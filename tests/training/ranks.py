@@ -32,7 +32,7 @@ def held(parameter: torch.nn.Parameter) -> int:
 def main(folder: Path, changed: dict[str, object]) -> None:
     torch.set_num_threads(1)
     recipe, accelerator = tiny.recipe(**changed), Accelerator(cpu=True)
-    assert accelerator.num_processes == 2
+    assert accelerator.num_processes in (2, 4)
     if not accelerator.is_main_process:
         recipe = tiny.recipe(**changed | {"save_every_seconds": 0.01})  # its clock runs ahead
     model = adapters.adapt(tiny.model("qwen2"), recipe, accelerator.device)
