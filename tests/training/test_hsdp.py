@@ -20,7 +20,13 @@ from deepcuts.components.training.losses import CompletionLoss
 from tests.conftest import ROOT
 from tests.training import tiny
 
-CHANGED = {"micro_batch_size": 1, "tokens_per_step": 320, "schedule_tokens": 2000, "method": "full", "learning_rate": 1e-3}
+CHANGED = {
+    "micro_batch_size": 1,
+    "tokens_per_step": 320,
+    "schedule_tokens": 2000,
+    "method": "full",
+    "learning_rate": 1e-3,
+}
 
 
 def on_two_nodes(folder: Path, changed: dict[str, object]) -> dict[str, Any]:
@@ -66,9 +72,7 @@ def test_two_nodes_of_two_processes_train_as_one_process_and_hold_half_the_weigh
     recipe = tiny.recipe(**CHANGED)
     model = adapters.adapt(tiny.model("qwen2"), recipe, torch.device("cpu"))
     checkpoints = Checkpoints(FileStore(tmp_path / "alone"), "run", recipe.keep_checkpoints)
-    alone = loop.train(
-        CompletionLoss(model), tiny.rendered(40), recipe, Accelerator(cpu=True), checkpoints
-    )
+    alone = loop.train(CompletionLoss(model), tiny.rendered(40), recipe, Accelerator(cpu=True), checkpoints)
     part = on_two_nodes(tmp_path / "four", CHANGED | {"strategy": "hsdp", "budget_tokens": 900})
     rest = on_two_nodes(tmp_path / "four", CHANGED | {"strategy": "hsdp"})
     assert rest["held_share"] == pytest.approx(0.5, abs=0.02)  # of four: a node has a whole copy
