@@ -26,6 +26,12 @@ class PlanRequest(NamedTuple):
     work: ScoringWork
     calibrate: Measurement
 
+    @property
+    def notes(self) -> list[str]:
+        """Return what keeps the training on one node, if a pool allows more."""
+        several = any(pool.max_nodes > 1 for pool in self.pools.values())
+        return [self.task.one_node] if several and self.task.one_node else []
+
     def decide(self) -> PlanDecision:
         """Return the cheapest places that fit the work; raises as ``decision.decide``."""
         return decisions.decide(self.task, self.pools, self.wish, self.terms, self.work, self.calibrate)

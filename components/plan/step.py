@@ -85,8 +85,7 @@ def plan(
     seconds = money.seconds(best.estimate) if money and best.estimate else 0.0
     settled, said = apply(whole, best, seconds), forecast(spent, whole, counted)
     rehearsed = rehearse(base, settled)
-    notes = noted(base, recipe, rehearsed) + foresee(base, candidates, serve_on)
-    notes += [asked.task.one_node] if any(each.max_nodes > 1 for each in pools.values()) else []
+    notes = noted(base, recipe, rehearsed) + foresee(base, candidates, serve_on) + asked.notes
     cli.write_json(decision, as_json(made))
     with files.staged(report) as staging:
         staging.write_text(markdown(made) + f"\n{said}\n" * bool(said) + assumptions(notes))
@@ -160,12 +159,12 @@ def noted(base: Path, recipe: Recipe, rehearsed: Facts) -> list[str]:
 def expectations(notes: Sequence[str], said: str) -> Facts:
     """Return what was taken for granted and what training will see, and print the latter for the command."""
     print(said, file=sys.stderr, flush=True)  # the last line, which it shows
-    return {"assumed": "; ".join(filter(None, notes)) or "nothing", "forecast": said}
+    return {"assumed": "; ".join(notes) or "nothing", "forecast": said}
 
 
 def assumptions(notes: Sequence[str]) -> str:
     """Format the plan's assumptions about this type of model for its report."""
-    return "".join(f"\n- Assumed: {note}." for note in notes if note) + "\n" * any(notes)
+    return "".join(f"\n- Assumed: {note}." for note in notes) + "\n" * bool(notes)
 
 
 def bound(money: Budget | None, seconds: float) -> Facts:
