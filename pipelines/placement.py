@@ -93,11 +93,11 @@ def as_planned(place: Place, task: dsl.PipelineTask, *, max_hours: float) -> dsl
     task.set_cpu_limit(cpu).set_memory_limit(memory)
     task.set_accelerator_type(place.device).set_accelerator_limit(devices)
     # a condition's inputs have to be registered with kfp
-    channels = [said[f"{place.name}_pool"], cpu, memory, devices]
+    task.register_pipeline_channels([said[f"{place.name}_pool"], cpu, memory, devices])
     if place.several:
-        channels.append(said[f"{place.name}_spread"])
-        task.inputs[spread.SPREAD] = channels[-1]
-    task.register_pipeline_channels(channels)
+        task.inputs[spread.SPREAD] = nodes = said[f"{place.name}_nodes"]
+        if task.parent_task_group is not place.plan.parent_task_group:
+            task.register_pipeline_channels([nodes])
     if place.name == "train":
         _shared_memory(task)
     return _replaced_when_lost(task, max_hours)  # it may land on a spot pool

@@ -39,7 +39,7 @@ def image_name(image: str) -> str:
 
 PLACE = {"pool": str, "selector": dict, "taints": list, "cpu": str, "memory": str, "devices": str}
 """Output parameters that place a pod, by type; KFP's driver takes numbers as text."""
-SPREAD = "spread"
+SPREAD = "nodes"
 """Output parameter of a training: the nodes that it takes together (``core/spread.py``)."""
 
 
@@ -92,7 +92,7 @@ def parameter_files(*beginnings: str) -> str:
 def places(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add to a component the output parameters that place pods, ``NAME_pool`` to ``NAME_devices``.
 
-    For ``train`` there is ``train_spread``, too.
+    For ``train`` there is ``train_nodes``, too.
 
     The component receives them as one argument, ``placed``, which is the value of a flag.
     """

@@ -8,7 +8,7 @@ import msgspec
 from deepcuts.components.core import strict
 from deepcuts.components.core.bounds import Count, Whole
 
-SPREAD = "placed_across"
+SPREAD = "nodes"
 """Input of a training task with its Spread, ``{}`` for one node. No component declares it."""
 
 

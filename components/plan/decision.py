@@ -109,7 +109,7 @@ def outputs(
     if best.nodes > 1:
         asked = placing.spread(pool, best.nodes, cores, memory, best.devices, pools)
     else:
-        asked = placing.pod("train", pool, cores, memory, best.devices) | {"train_spread": {}}
+        asked = placing.pod("train", pool, cores, memory, best.devices) | {"train_nodes": {}}
     for place, where in (("scoring", scored), ("watch", watch)):
         # one size for all scoring, with or without formats: each input of a task is 1 kB of a run's status
         formats = work.quantizes if place == "scoring" else "no"

@@ -180,7 +180,7 @@ def spread(
     )
     where = follower(pool, pools)
     own = pod("train", where, min(FOLLOWING_CORES, where.cpu_cores), quantity(0, where.memory_bytes), 0)
-    return own | {"train_spread": msgspec.to_builtins(asked)}
+    return own | {"train_nodes": msgspec.to_builtins(asked)}
 
 
 def follower(pool: NodePool, pools: Mapping[str, NodePool]) -> NodePool:

@@ -39,7 +39,7 @@ PLACED = {
     "cpu": "cores",
     "memory": "memory, a quantity",
     "devices": "number of accelerators",
-    "spread": "nodes that it takes together, and what each asks for; empty for one",
+    "nodes": "nodes that it takes together, and what each asks for; empty for one",
 }
 """Descriptions of the values by which a plan places pods."""
 

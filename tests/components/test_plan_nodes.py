@@ -138,12 +138,12 @@ def test_the_task_asks_for_what_following_takes_and_hands_on_what_each_node_need
     assert made.best.nodes == 2
     asked = outputs(made, task, known, task.recipe, NOTHING)
     assert (asked["train_pool"], asked["train_cpu"], asked["train_devices"]) == ("cpu", "0.5", "0")
-    spread = msgspec.convert(asked["train_spread"], Spread)
+    spread = msgspec.convert(asked["train_nodes"], Spread)
     assert (spread.nodes, spread.pool, spread.devices) == (2, "gpu", 8)
     assert spread.selector == {"node-pool": "gpu"} and spread.memory.endswith("Mi")
-    assert len(json.dumps(asked["train_spread"])) < 400  # a run's status repeats it
+    assert len(json.dumps(asked["train_nodes"])) < 400  # a run's status repeats it
     one, task, known = decided(SMALL, FULL, gpus(None, nodes=1))
-    assert outputs(one, task, known, task.recipe, NOTHING)["train_spread"] == {}
+    assert outputs(one, task, known, task.recipe, NOTHING)["train_nodes"] == {}
 
 
 def test_the_following_task_goes_where_its_queue_admits_it():
