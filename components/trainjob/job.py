@@ -15,7 +15,7 @@ RUNTIME = "deepcuts-training"
 JOB = CONTAINER = "node"
 """Trainer's name of the replicated job, and of its container."""
 MANAGER = "deepcuts"
-COMMAND = ["python", "-m", "deepcuts.components.trainjob.member"]
+COMMAND = ["python", "-m", "deepcuts.components.training.member"]
 
 
 def trainjob(name: str, image: str, spread: Spread, task: NodeTask) -> Json:

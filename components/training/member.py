@@ -1,4 +1,4 @@
-"""Run one node of a training: ``python -m deepcuts.components.trainjob.member TASK`` in a pod of a TrainJob.
+"""Run one node of a training: ``python -m deepcuts.components.training.member TASK`` in a pod of a TrainJob.
 
 Brings the inputs from the store, runs the step's processes as ``torchrun`` would with the ``PET_`` variables
 that Kubeflow Trainer sets, and on the first node uploads the outputs. Each pod leaves a receipt of its own,
