@@ -13,6 +13,8 @@ from deepcuts.components.core import attempts as attempt_files
 from deepcuts.components.core import carry, executor_input, pods, run_records
 from deepcuts.components.core.spread import SPREAD, Spread
 from deepcuts.components.core.store import open_store
+from deepcuts.components.trainjob.job import trainjob
+from deepcuts.components.trainjob.node_task import NodeTask
 from tests.cluster.conftest import RUNNER, Kubectl
 from tests.cluster.trainer import Controller, definitions
 from tests.conftest import ROOT
@@ -124,6 +126,46 @@ def until(holds: Callable[[], object], what: Callable[[], str], seconds: float =
         if time.monotonic() > end:
             raise TimeoutError(what())
         time.sleep(1)
+
+
+def test_trainjob_and_its_pods_pass_the_api_servers_dry_run(kubectl, namespace, controller):
+    words = ["create", "--dry-run=server", "--validate=strict", "-f", "-"]
+    task = NodeTask(
+        module="m",
+        step="finetune",
+        flags={},
+        inputs={},
+        outputs={},
+        root="s3://b",
+        prefix="p",
+        pool="cpu",
+        devices=0,
+    )
+    made = trainjob("deepcuts-0123456789ab", "localhost/deepcuts/train:dev", NODES, task)
+    told = kubectl("-n", namespace, *words, text=json.dumps(made))
+    assert "created (server dry run)" in told and "Warning" not in told, told
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "pods"}}
+    job |= {"spec": controller.spec(made, {"jobset.sigs.k8s.io/jobset-name": "x"})}
+    told = kubectl("-n", namespace, *words, text=json.dumps(job))
+    assert "created (server dry run)" in told and "Warning" not in told, told  # not what restricted refuses
+    made["spec"]["podSpecOverrides"] = []
+    with pytest.raises(AssertionError, match="podSpecOverrides"):
+        kubectl("-n", namespace, *words, text=json.dumps(made))
+
+
+def test_rights_are_enough_to_train_on_nodes_and_no_more(kubectl, namespace, controller):
+    def may(verb: str, kind: str) -> bool:
+        account = f"system:serviceaccount:{namespace}:{RUNNER}"
+        try:
+            told = kubectl("-n", namespace, "auth", "can-i", verb, kind, f"--as={account}")
+        except AssertionError:  # kubectl says no by its exit code
+            return False
+        return "yes" in told
+
+    kind = "trainjobs.trainer.kubeflow.org"
+    assert all(may(verb, kind) for verb in ("create", "get", "delete"))
+    assert may("list", "pods") and may("get", "pods/log")
+    assert not may("update", kind) and not may("delete", "pods") and not may("create", "pods")
 
 
 def test_a_cancelled_training_leaves_nothing_behind(kubectl, namespace, store, controller, tag, tmp_path):

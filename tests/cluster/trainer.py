@@ -74,10 +74,11 @@ class Controller:
         labels = {"jobset.sigs.k8s.io/jobset-name": name}
         ports = {"clusterIP": "None", "publishNotReadyAddresses": True, "selector": labels}
         self._core.create_namespaced_service(self.namespace, {"metadata": own, "spec": ports})
-        manifest = {"metadata": own | {"name": f"{name}-node-0"}, "spec": self._spec(job, labels)}
+        manifest = {"metadata": own | {"name": f"{name}-node-0"}, "spec": self.spec(job, labels)}
         self._batch.create_namespaced_job(self.namespace, manifest)
 
-    def _spec(self, job: Json, labels: dict[str, str]) -> Json:
+    def spec(self, job: Json, labels: dict[str, str]) -> Json:
+        """The indexed Job of a TrainJob."""
         name, trainer = job["metadata"]["name"], job["spec"]["trainer"]
         (patch,) = job["spec"]["runtimePatches"]
         (node,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
