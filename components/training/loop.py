@@ -13,7 +13,7 @@ from torch import nn
 
 from deepcuts.components.core import sigterm
 from deepcuts.components.core.errors import DataError
-from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.core.recipe import SHARDED, Recipe
 from deepcuts.components.training import (
     activation_checkpointing,
     memory,
@@ -122,9 +122,9 @@ class _Trainer:
         recipe = self._recipe = pass_size.settle(loss, data, recipe, accelerator, self._sharing.shared)
         parts = recipe.evaluations_in_loop
         self._planned = {round(len(self._steps) * part / parts) for part in range(1, parts + 1)}
-        sharded = sharding.strategy(recipe, accelerator) == "fsdp"
+        sharded = sharding.strategy(recipe, accelerator) in SHARDED
         if sharded:
-            sharding.shard(loss, accelerator)
+            sharding.shard(loss, recipe, accelerator)
         self._peak = rates.peak(loss, recipe)
         adamw = _adamw(loss, recipe, self._peak)
         self._start = checkpoints.resume(loss, adamw, recipe.budget_tokens) or TrainingProgress(
