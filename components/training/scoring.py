@@ -215,12 +215,22 @@ def lengths(records: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> l
     That is checked on ``CHECKED_LENGTHS`` examples, including the longest. Tokenising all of 13,000 short
     rows again takes ten seconds of CPU, reading their lengths none.
     """
-    stride = max(1, len(records) // CHECKED_LENGTHS)
-    checked = [*records[::stride], *sorted(records, key=lambda record: -record.tokens)[:1]]
-    counted = [len(rendered.ids) for rendered in render_all(checked, tokenizer)]
-    if all(record.tokens for record in records) and counted == [record.tokens for record in checked]:
-        return [record.tokens for record in records]
+    stored = [record.tokens for record in records]
+    if are_lengths([records[place] for place in checked_places(stored)], tokenizer) and all(stored):
+        return stored
     return [len(rendered.ids) for rendered in render_all(records, tokenizer)]
+
+
+def checked_places(stored: Sequence[int]) -> list[int]:
+    """Return which of the ``stored`` lengths to check."""
+    stride = max(1, len(stored) // CHECKED_LENGTHS)
+    longest = max(range(len(stored)), key=lambda place: stored[place], default=0)
+    return [*range(0, len(stored), stride), *([longest] if stored else [])]
+
+
+def are_lengths(records: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Tell whether the stored lengths of ``records`` are by this tokenizer."""
+    return [len(rendered.ids) for rendered in render_all(records, tokenizer)] == [r.tokens for r in records]
 
 
 def label_tokens(
