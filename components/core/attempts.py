@@ -53,6 +53,8 @@ pods at every level of the DAG, and 11 pods used up one of two retries."""
 UNREACHABLE = (StoreError, ValueError, OSError)
 """Store errors to ignore here; a step that needs the store reports them itself."""
 OBJECT_STORES = ("minio", "s3")
+POD_RECEIPTS = "DEEPCUTS_POD_RECEIPTS"
+"""Environment variable with the URI under which a step leaves receipts of other pods that it started."""
 RUN = "DEEPCUTS_RUN"
 """Environment variable with the run's name for ``training/lease.py``; in a Job it is the Job's uid."""
 
@@ -146,6 +148,10 @@ class Attempts:
         """Record the receipt of the task, or of its step ``name``."""
         with suppress(*UNREACHABLE):
             self._put(f"receipts/{self._id}/{name}", receipt)
+
+    def receipts_uri(self) -> str:
+        """Return the URI of the folder in which ``leave`` puts receipts."""
+        return self._store.uri(f"{self._prefix}/receipts/{self._id}")
 
     def end(self, step: str, code: int, message: str) -> None:
         """Record a final end for later attempts; any other end is not recorded."""

@@ -80,6 +80,7 @@ def run(argv: list[str], meter: Meter) -> int:
     with attempts.alive(meter.seconds) if attempts else nullcontext():
         if attempts and executor:
             attempts.given(executor)
+            os.environ[attempt_files.POD_RECEIPTS] = attempts.receipts_uri()  # for the parts
         for number, part in enumerate(parts, 1):
             print(f"{part.name}: part {number} of {len(parts)}", file=sys.stderr, flush=True)
             left = Path(f"{own['--receipt']}_{part.name}")

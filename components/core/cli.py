@@ -58,6 +58,7 @@ def run(step: StepFunction, argv: list[str], meter: Meter | None = None) -> int:
         with attempts.alive(meter.seconds) if attempts else nullcontext():
             if attempts and executor:
                 attempts.given(executor)
+                os.environ[attempt_files.POD_RECEIPTS] = attempts.receipts_uri()
             words = {flag: executor_input.value(word, executor) for flag, word in flags.items()}
             values = parse(step, words, problems)
             if executor:

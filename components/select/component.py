@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from deepcuts.components.core.container import container
+from deepcuts.components.core.container import container, image_name
 
 
 @dsl.container_component
@@ -21,6 +21,10 @@ def select(
     word_threshold: float,
     semantic_threshold: float,
     embedder_uri: str,
+    engine: str,
+    ray: dict,
+    nodepools: dict,
+    store: str,
     seed: int,
 ):
     """Keep the examples worth their tokens: no duplicates, no leaks, the best under a budget.
@@ -41,6 +45,10 @@ def select(
             "Ann is older than Bob" has the words of "Bob is older than Ann".
         semantic_threshold: The same for the cosine of the base model's states; 1: never.
         embedder_uri: A sentence-transformers model to use instead; empty for the base.
+        engine: local, with all examples in memory, or ray, in blocks on several nodes.
+        ray: Size and place of the cluster; see components/rayjob/settings.py.
+        nodepools: Node pools, among them the one of the cluster.
+        store: How data gets to the cluster (s3://).
         seed: Seed of the random choice.
     """
     return container(
@@ -60,5 +68,10 @@ def select(
         word_threshold=word_threshold,
         semantic_threshold=semantic_threshold,
         embedder_uri=embedder_uri,
+        engine=engine,
+        ray=ray,
+        ray_image=image_name("train"),
+        nodepools=nodepools,
+        store=store,
         seed=seed,
     )

@@ -13,6 +13,7 @@ from deepcuts.components.core.nodepools import NodePools
 from deepcuts.components.core.receipts import Facts
 from deepcuts.components.core.store import open_store
 from deepcuts.components.core.verdicts import Verdict
+from deepcuts.components.rayjob import elsewhere
 from deepcuts.components.rayjob.session import session
 from deepcuts.components.rayjob.settings import Engine, RayCluster
 from deepcuts.components.select.ray_selection import RaySelection
@@ -61,17 +62,16 @@ def select(
         ValueError: the method is unknown, or the budget does not fit it or is below the shortest example.
         DataError: the corpus is not usable, or scores are not finite.
     """
+    given = dict(locals())
     check(method, budget_tokens)
     check_engine(engine, method, semantic_threshold)
+    if engine == "ray" and elsewhere.is_needed():
+        files_of = ("base", "corpus", "valid", "test"), ("cut", "dropped", "report")
+        return elsewhere.run("deepcuts.components.select.step", given, *files_of)
     steered, judged = ([] if files.size_bytes(path) == 0 else examples.read(path) for path in (valid, test))
-    local = engine == "local"
-    with (
-        local_selection(base, embedder_uri, corpus)
-        if local
-        else ray_selection(base, corpus, store, ray) as selection
-    ):
+    with selection_by(engine, base, embedder_uri, corpus, store, ray) as selection:
         bands = selection.drop_duplicates(near_threshold, word_threshold, [*steered, *judged])
-        if semantic_threshold < 1:
+        if semantic_threshold < 1 and isinstance(selection, Selection):
             selection.drop_semantic(semantic_threshold)
         unique = len(selection.rows)
         if budget_tokens:
@@ -103,20 +103,19 @@ def check_engine(engine: Engine, method: str, semantic_threshold: float) -> None
     embeds += [f"method {method}"] if method not in (ALL, "random") else []
     if engine == "ray" and embeds:
         raise ValueError(
-            f"engine ray runs no model over the examples, which {' and '.join(embeds)} needs: set engine local, "
-            f"or semantic_threshold 1 and method {ALL} or random"
+            f"engine ray runs no model over the examples, which {' and '.join(embeds)} needs: set engine "
+            f"local, or semantic_threshold 1 and method {ALL} or random"
         )
 
 
 @contextmanager
-def local_selection(base: Path, embedder_uri: str, corpus: Path) -> Iterator[Selection]:
-    """Yield a selection in this process."""
-    yield Selection(base, embedder_uri, examples.read(corpus))
-
-
-@contextmanager
-def ray_selection(base: Path, corpus: Path, store: str, ray: RayCluster) -> Iterator[RaySelection]:
-    """Yield a selection on Ray."""
+def selection_by(
+    engine: Engine, base: Path, embedder_uri: str, corpus: Path, store: str, ray: RayCluster
+) -> Iterator[Selection | RaySelection]:
+    """Yield a selection in this process, or on Ray."""
+    if engine == "local":
+        yield Selection(base, embedder_uri, examples.read(corpus))
+        return
     with session(ray.workers):
         selection = RaySelection(base, corpus, open_store(store), ray.workers)
         try:
@@ -125,14 +124,17 @@ def ray_selection(base: Path, corpus: Path, store: str, ray: RayCluster) -> Iter
             selection.close()
 
 
-def spend(selection: Selection, method: str, budget_tokens: int, steered: list[Example], seed: int) -> None:
+def spend(
+    selection: Selection | RaySelection, method: str, budget_tokens: int, steered: list[Example], seed: int
+) -> None:
     """Spend the budget with ``method``; ``steered`` are the examples for target."""
-    orders = {
-        "random": lambda: selection.random(seed),
-        "coverage": lambda: selection.coverage(budget_tokens, seed),
-        "target": lambda: selection.target(steered),
-        "loss": selection.middling,
-    }
+    orders = {"random": lambda: selection.random(seed)}
+    if isinstance(selection, Selection):
+        orders |= {
+            "coverage": lambda: selection.coverage(budget_tokens, seed),
+            "target": lambda: selection.target(steered),
+            "loss": selection.middling,
+        }
     selection.spend(budget_tokens, orders[method])
 
 

@@ -76,7 +76,7 @@ def _pod(pool: NodePool, image: str, argv: list[str], cpu: float, memory: str, m
                 "image": image,
                 "command": argv[:3],
                 "args": argv[3:],
-                "env": _environment(),
+                "env": environment(),
                 "securityContext": pods.LOCKED,
                 "resources": {side: quantities | pods.DISK[side] for side in ("requests", "limits")},
                 "volumeMounts": [{"name": name, "mountPath": paths[name]} for name in volumes],
@@ -85,7 +85,7 @@ def _pod(pool: NodePool, image: str, argv: list[str], cpu: float, memory: str, m
     }
 
 
-def _environment() -> list[Json]:
+def environment() -> list[Json]:
     """Return the store's keys and settings by reference, and the pod's placement."""
     by_source = [
         ("secretKeyRef", pods.SECRET, pods.SECRET_ENV),

@@ -31,6 +31,7 @@ from deepcuts.components.ingest import columns, formats, layouts
 from deepcuts.components.ingest.splits import Splitter
 from deepcuts.components.plan import placing
 from deepcuts.components.publish.releases import checked_name
+from deepcuts.components.rayjob.settings import Engine, RayCluster
 from deepcuts.components.tune import space
 from deepcuts.pipelines.run_file import pipeline_checks, places
 
@@ -76,6 +77,8 @@ KINDS: dict[str, Any] = {
     "near_threshold": PositiveShare,
     "word_threshold": PositiveShare,
     "semantic_threshold": PositiveShare,
+    "engine": Engine,
+    "ray": RayCluster,
     "curriculum_signal": DIFFICULTY_SIGNAL,
     "curriculum_pacing": Pacing,
     "curriculum_phases": Count,
@@ -210,6 +213,25 @@ def _select(values: Mapping[str, Any]) -> None:
         )
 
 
+def _engine(values: Mapping[str, Any]) -> None:
+    """Check what the step would refuse, but after data were fetched."""
+    if values.get("engine") != "ray":
+        return
+    embeds = [f"semantic_threshold {values['semantic_threshold']}"] * (values["semantic_threshold"] < 1)
+    embeds += [f"select_method {m}"] * ((m := values["select_method"]) in ("coverage", "target", "loss"))
+    if embeds:
+        raise ValueError(
+            f"engine ray runs no model over the examples, which {' and '.join(embeds)} needs: set engine "
+            "local, or semantic_threshold 1 and select_method random"
+        )
+    known = nodepools.parse(values["nodepools"]) if values.get("nodepools") else {}
+    cluster = strict.decode(RayCluster, values.get("ray", {}), "ray")
+    if known and cluster.pool not in known:
+        raise ValueError(
+            f"ray.pool {cluster.pool!r} is not among nodepools ({', '.join(known)}): add it there"
+        )
+
+
 def _embedder(values: Mapping[str, Any]) -> None:
     compares = values.get("semantic_threshold", 1) < 1 or values.get("select_method") in (
         "coverage",
@@ -277,6 +299,7 @@ CHECKS: tuple[Callable[[Mapping[str, Any]], None], ...] = (
     _shares,
     _layout,
     _select,
+    _engine,
     _embedder,
     _measures,
     _candidates,
