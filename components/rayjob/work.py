@@ -1,6 +1,6 @@
 """Run a step on the head of a RayJob: ``python -m deepcuts.components.rayjob.work TASK_URI``.
 
-Inputs come from the store and outputs go back there, as no disk is shared with the pod that started the RayJob.
+Inputs come from the store and outputs go back there, as no disk is shared with the pod that started it.
 The step is a process of its own with the same flags.
 """
 

@@ -208,8 +208,8 @@ class RaySelection(Remaining):
         items = [part._asdict() for part in self._parts]
         return ray.data.from_items(items, override_num_blocks=len(items))
 
-    def _map(self, rows: "Dataset", function: Callable[..., pa.Table], **given: Any) -> "Dataset":
-        return rows.map_batches(function, fn_kwargs=given, batch_size=None, batch_format="pyarrow")
+    def _map(self, data: "Dataset", function: Callable[..., pa.Table], **given: Any) -> "Dataset":
+        return data.map_batches(function, fn_kwargs=given, batch_size=None, batch_format="pyarrow")
 
     def _grouped(self, rows: "Dataset", function: Callable[[pa.Table], pa.Table]) -> "Dataset":
         """Bring the rows of each ``partition`` together in one worker, by Ray's shuffle."""

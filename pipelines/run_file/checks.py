@@ -217,8 +217,9 @@ def _engine(values: Mapping[str, Any]) -> None:
     """Check what the step would refuse, but after data were fetched."""
     if values.get("engine") != "ray":
         return
-    embeds = [f"semantic_threshold {values['semantic_threshold']}"] * (values["semantic_threshold"] < 1)
-    embeds += [f"select_method {m}"] * ((m := values["select_method"]) in ("coverage", "target", "loss"))
+    threshold, method = values.get("semantic_threshold", 1), values.get("select_method", "random")
+    embeds = [f"semantic_threshold {threshold}"] if threshold < 1 else []
+    embeds += [f"select_method {method}"] if method in ("coverage", "target", "loss") else []
     if embeds:
         raise ValueError(
             f"engine ray runs no model over the examples, which {' and '.join(embeds)} needs: set engine "
