@@ -1,11 +1,11 @@
 """Start a RayJob and wait for its end, with a line for every change."""
 
+import datetime
 import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from deepcuts.components.core import clock
 from deepcuts.components.core.errors import DataError, Preempted, StoreError
 from deepcuts.components.rayjob.cluster import RayJobs
 from deepcuts.components.tune_katib.cancel import undisturbed
@@ -84,4 +84,7 @@ def _followed(jobs: RayJobs, name: str, say: Callable[[str], None]) -> RayJobEnd
 def _seconds(status: Json) -> float:
     """Return the seconds between start and end; 0 if KubeRay does not tell."""
     begun, ended = (status.get(name) for name in ("startTime", "endTime"))
-    return clock.seconds_since(begun) - clock.seconds_since(ended) if begun and ended else 0.0
+    if not (begun and ended):
+        return 0.0
+    time_of = datetime.datetime.fromisoformat
+    return (time_of(ended) - time_of(begun)).total_seconds()

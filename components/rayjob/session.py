@@ -56,10 +56,10 @@ def _cause(error: BaseException) -> BaseException:
     """Return the error of our code in a worker; one of Ray's own may be gone when the step runs again."""
     from ray.exceptions import RayError
 
-    found: BaseException | None = error
+    found = error
     while isinstance(found, RayError) or type(found).__module__.startswith("ray."):
         inner = getattr(found, "cause", None) or found.__cause__
         if inner is None or inner is found:
             return StoreError(f"Ray failed ({type(error).__name__}: {str(error)[-300:]}): run it again")
         found = inner
-    return found or error
+    return found

@@ -208,7 +208,7 @@ def _pairs_within(signatures: NDArray[np.uint32], groups: Hashes, bands: Bands) 
 def bucket_pairs(keys: Hashes, rows: Hashes) -> Hashes:
     """Return the pairs of one band, packed as row * 2**32 + earlier row, from a key per row; rows ascend."""
     order = np.argsort(keys, kind="stable")  # equal keys keep the order of rows
-    same = np.concatenate([[False], keys[order][1:] == keys[order][:-1]])
+    same = np.concatenate([[False], keys[order][1:] == keys[order][:-1]])[: len(keys)]
     heads = order[np.maximum.accumulate(np.where(same, 0, np.arange(len(order))))]
     later = rows[order[same]] << np.uint64(32)
     before = rows[np.roll(order, 1)[same]]

@@ -25,6 +25,7 @@ from deepcuts.components.select.duplicates import Match
 from deepcuts.components.select.near import Bands
 from deepcuts.components.select.remaining import Remaining, Shown
 from deepcuts.components.select.report import Dropped
+from deepcuts.components.select.views import View
 from deepcuts.components.training import models, scoring
 
 if TYPE_CHECKING:
@@ -46,13 +47,7 @@ class RaySelection(Remaining):
         self._parts, count = parts.divided(corpus, store, self._prefix, workers)
         if not count:
             raise examples.empty(corpus)
-        self._read = (
-            self._of_parts()
-            .map_batches(
-                blocks.read_parts, fn_kwargs={"corpus": self._corpus}, batch_size=1, batch_format="pyarrow"
-            )
-            .materialize()
-        )
+        self._read = self._of_parts(blocks.read_parts).materialize()
         table = _collected(self._read, "position", "preference", "tokens", "label")
         table = table.sort_by("preference")
         self._positions: NDArray[np.int64] = table["position"].to_numpy()
@@ -100,12 +95,7 @@ class RaySelection(Remaining):
         """Write the remaining Examples in the order of the corpus."""
         keep = np.zeros(len(self.lengths), dtype=bool)
         keep[self._positions[self.rows]] = True
-        lines = self._of_parts().map_batches(
-            blocks.kept_lines,
-            fn_kwargs={"corpus": self._corpus, "keep": keep},
-            batch_size=1,
-            batch_format="pyarrow",
-        )
+        lines = self._of_parts(blocks.kept_lines, keep=keep)
         with files.staged(cut) as staging, staging.open("wb") as out:
             for batch in lines.iter_batches(batch_size=1, batch_format="pyarrow"):
                 out.write(batch["lines"][0].as_py())
@@ -135,13 +125,7 @@ class RaySelection(Remaining):
         tokenizer = models.load_tokenizer(base)
         places = scoring.checked_places(stored.tolist())
         wanted = frozenset(self._positions[places].tolist())
-        found = self._of_parts().map_batches(
-            blocks.picked,
-            fn_kwargs={"corpus": self._corpus, "wanted": wanted},
-            batch_size=1,
-            batch_format="pyarrow",
-        )
-        table = _collected(found)
+        table = _collected(self._of_parts(blocks.picked, wanted=wanted))
         records = dict(zip(table["position"].to_pylist(), table["record"].to_pylist(), strict=True))
         checked = [
             msgspec.json.decode(records[position], type=Example)
@@ -149,13 +133,7 @@ class RaySelection(Remaining):
         ]
         if bool(stored.all()) and scoring.are_lengths(checked, tokenizer):
             return [int(tokens) for tokens in stored]
-        counted = self._of_parts().map_batches(
-            blocks.counted,
-            fn_kwargs={"corpus": self._corpus, "tokenizer": tokenizer},
-            batch_size=1,
-            batch_format="pyarrow",
-        )
-        table = _collected(counted).sort_by("position")
+        table = _collected(self._of_parts(blocks.counted, tokenizer=tokenizer)).sort_by("position")
         tokens: list[int] = table["tokens"].to_numpy()[self._positions].tolist()
         return tokens
 
@@ -166,7 +144,7 @@ class RaySelection(Remaining):
         self._conflicts = sum(match.of for match in found if match.row < 0)
         self.drop("duplicate", [match for match in found if match.row >= 0])
 
-    def _drop_leaks(self, sketched: "Dataset", searches: dict[str, tuple[near.View, float]]) -> None:
+    def _drop_leaks(self, sketched: "Dataset", searches: dict[str, tuple[View, float]]) -> None:
         said = [duplicates.text(record) for record in self._held]
         held = {reason: (near.sketch(said, view), limit) for reason, (view, limit) in searches.items()}
         table = _collected(self._map(sketched, blocks.leaks, held=held))
@@ -192,7 +170,7 @@ class RaySelection(Remaining):
         return pairs[near.estimate(later, earlier) >= threshold - near.SLACK]
 
     def _near(
-        self, sketched: "Dataset", pairs: NDArray[np.int64], view: near.View, threshold: float
+        self, sketched: "Dataset", pairs: NDArray[np.int64], view: View, threshold: float
     ) -> list[Match]:
         """Return the near-duplicates among candidates; texts of connected ones come together."""
         if not len(pairs):
@@ -202,11 +180,14 @@ class RaySelection(Remaining):
         settle = partial(blocks.near_matches, pairs=pairs, view=view, threshold=threshold)
         return _matches(_collected(self._grouped(texts, settle)))
 
-    def _of_parts(self) -> "Dataset":
+    def _of_parts(self, function: Callable[..., Any], **given: Any) -> "Dataset":
+        """Apply ``function`` to each part."""
         import ray.data
 
         items = [part._asdict() for part in self._parts]
-        return ray.data.from_items(items, override_num_blocks=len(items))
+        rows = ray.data.from_items(items, override_num_blocks=len(items))
+        given |= {"corpus": self._corpus}
+        return rows.map_batches(function, fn_kwargs=given, batch_size=1, batch_format="pyarrow")
 
     def _map(self, data: "Dataset", function: Callable[..., pa.Table], **given: Any) -> "Dataset":
         return data.map_batches(function, fn_kwargs=given, batch_size=None, batch_format="pyarrow")

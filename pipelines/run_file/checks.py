@@ -213,26 +213,6 @@ def _select(values: Mapping[str, Any]) -> None:
         )
 
 
-def _engine(values: Mapping[str, Any]) -> None:
-    """Check what the step would refuse, but after data were fetched."""
-    if values.get("engine") != "ray":
-        return
-    threshold, method = values.get("semantic_threshold", 1), values.get("select_method", "random")
-    embeds = [f"semantic_threshold {threshold}"] if threshold < 1 else []
-    embeds += [f"select_method {method}"] if method in ("coverage", "target", "loss") else []
-    if embeds:
-        raise ValueError(
-            f"engine ray runs no model over the examples, which {' and '.join(embeds)} needs: set engine "
-            "local, or semantic_threshold 1 and select_method random"
-        )
-    known = nodepools.parse(values["nodepools"]) if values.get("nodepools") else {}
-    cluster = strict.decode(RayCluster, values.get("ray", {}), "ray")
-    if known and cluster.pool not in known:
-        raise ValueError(
-            f"ray.pool {cluster.pool!r} is not among nodepools ({', '.join(known)}): add it there"
-        )
-
-
 def _embedder(values: Mapping[str, Any]) -> None:
     compares = values.get("semantic_threshold", 1) < 1 or values.get("select_method") in (
         "coverage",
@@ -300,7 +280,6 @@ CHECKS: tuple[Callable[[Mapping[str, Any]], None], ...] = (
     _shares,
     _layout,
     _select,
-    _engine,
     _embedder,
     _measures,
     _candidates,

@@ -2,10 +2,9 @@
 
     python -m tests.benchmarks.ray_rows [--rows 200000] [--repeats 1] [--ways local ray-1 ray-2]
 
-Rows are those of ``duplicates.py``: a fifth are copies, and every hundredth is held out. Ways
-alternate. Each is a process of its own, whose wall time has the start of Python and of Ray in it. On a machine
-with two cores a second worker shares them with the process that selects. Prints Markdown; ends with 1 if an
-output differs.
+Rows are those of ``duplicates.py``: a fifth are copies, and every hundredth is held out. Ways alternate. Each
+is a process of its own, whose wall time has the start of Python and of Ray in it. On two cores a second
+worker shares them with the process that selects. Prints Markdown; ends with 1 if an output differs.
 """
 
 import argparse

@@ -150,7 +150,7 @@ def test_what_is_left_of_a_deleted_rayjob_is_waited_for(kuberay):
     ],
 )
 def test_what_the_cluster_refuses_is_said_with_the_remedy(kuberay, status, said, message):
-    kuberay.refuse = [(200, "")] * 0 + [(404, "not found"), (status, said)]
+    kuberay.refuse = [(404, "not found"), (status, said)]
     with pytest.raises(ValueError, match=message):
         follow.follow(RayJobs("team"), made())
     assert kuberay.made == []
@@ -218,15 +218,21 @@ def run(given: Json) -> Any:
 
 
 def operator(codes: list[int]) -> Any:
-    """Run the entrypoint of each RayJob in this process, once."""
+    """Run the entrypoint of each RayJob in a thread, once."""
+    running: dict[str, threading.Thread] = {}
     done: dict[str, Json] = {}
+
+    def process(job: Json) -> None:
+        codes.append(work.main(job["spec"]["entrypoint"].split()[-1]))
+        good = codes[-1] == 0
+        done[job["metadata"]["uid"]] = SUCCEEDED if good else ended("Failed", "FAILED", reason="AppFailed")
 
     def operate(job: Json) -> Json:
         uid = job["metadata"]["uid"]
-        if uid not in done:
-            codes.append(work.main(job["spec"]["entrypoint"].split()[-1]))
-            done[uid] = SUCCEEDED if codes[-1] == 0 else ended("Failed", "FAILED", reason="AppFailed")
-        return done[uid]
+        if uid not in running:
+            running[uid] = threading.Thread(target=process, args=(job,))
+            running[uid].start()
+        return done.get(uid, {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"})
 
     return operate
 
