@@ -3,6 +3,7 @@
 from kfp import dsl
 
 from deepcuts.components.core.container import container, image_name
+from deepcuts.components.core.faces import flags
 
 
 @dsl.container_component
@@ -55,23 +56,6 @@ def select(
         "deepcuts.components.select.step",
         image="train",
         receipt=receipt,
-        base=base.path,
-        corpus=corpus.path,
-        valid=valid.path,
-        test=test.path,
-        cut=cut.path,
-        dropped=dropped.path,
-        report=report.path,
-        method=method,
-        budget_tokens=budget_tokens,
-        near_threshold=near_threshold,
-        word_threshold=word_threshold,
-        semantic_threshold=semantic_threshold,
-        embedder_uri=embedder_uri,
-        engine=engine,
-        ray=ray,
         ray_image=image_name("train"),
-        nodepools=nodepools,
-        store=store,
-        seed=seed,
+        **flags(locals()),
     )

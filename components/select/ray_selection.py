@@ -23,7 +23,7 @@ from deepcuts.components.select import duplicates, near, parts
 from deepcuts.components.select import ray_blocks as blocks
 from deepcuts.components.select.duplicates import Match
 from deepcuts.components.select.near import Bands
-from deepcuts.components.select.remaining import Remaining, Shown
+from deepcuts.components.select.remaining import Excerpt, Remaining
 from deepcuts.components.select.report import Dropped
 from deepcuts.components.select.views import View
 from deepcuts.components.training import models, scoring
@@ -105,7 +105,7 @@ class RaySelection(Remaining):
         rows = self._by_position(sorted(self.named()))
         table = _collected(self._map(self._read, blocks.named, rows=rows))
         shown = {
-            row: Shown(id, excerpt)
+            row: Excerpt(id, excerpt)
             for row, id, excerpt in zip(
                 table["row"].to_pylist(),
                 blocks.decoded(table["id"]),

@@ -12,7 +12,7 @@ from deepcuts.components.select.duplicates import Match
 from deepcuts.components.select.report import REASONS, Dropped, excerpt
 
 
-class Shown(NamedTuple):
+class Excerpt(NamedTuple):
     """What the report shows of an Example."""
 
     id: str
@@ -74,7 +74,7 @@ class Remaining:
         pairs = (drop.match for drop in self.drops if drop.match and drop.reason != "leak")
         return {drop.row for drop in self.drops} | {match.of for match in pairs}
 
-    def cases(self, shown: Mapping[int, Shown], held: Sequence[Example]) -> list[Dropped]:
+    def cases(self, shown: Mapping[int, Excerpt], held: Sequence[Example]) -> list[Dropped]:
         """Return the dropped rows for the report; a leak's ``of`` is an index into ``held``."""
         return [self._case(drop, shown, held) for drop in self.drops]
 
@@ -101,7 +101,7 @@ class Remaining:
         yield
         self.seconds[name] = round(float(self.seconds.get(name) or 0) + time.monotonic() - began, 3)
 
-    def _case(self, drop: Drop, shown: Mapping[int, Shown], held: Sequence[Example]) -> Dropped:
+    def _case(self, drop: Drop, shown: Mapping[int, Excerpt], held: Sequence[Example]) -> Dropped:
         own, tokens = shown[drop.row], self.lengths[drop.row]
         if drop.match is None:
             return Dropped(own.id, drop.reason, tokens, own.text)
@@ -110,6 +110,6 @@ class Remaining:
         return Dropped(own.id, drop.reason, tokens, own.text, of.id, of.text, similarity)
 
 
-def show(example: Example) -> Shown:
+def show(example: Example) -> Excerpt:
     """Return what the report shows of ``example``."""
-    return Shown(example.id, excerpt(example))
+    return Excerpt(example.id, excerpt(example))

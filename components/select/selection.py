@@ -20,7 +20,7 @@ from deepcuts.components.select.coverage import coverage
 from deepcuts.components.select.duplicates import Match
 from deepcuts.components.select.loss import middling
 from deepcuts.components.select.near import Bands
-from deepcuts.components.select.remaining import Remaining, Shown, show
+from deepcuts.components.select.remaining import Excerpt, Remaining, show
 from deepcuts.components.select.report import Dropped
 from deepcuts.components.select.representations import Vectors, directions, embed
 from deepcuts.components.select.semantic import semantic_duplicates
@@ -130,7 +130,7 @@ class Selection(Remaining):
 
     def dropped(self) -> list[Dropped]:
         """Return the dropped rows for the report."""
-        shown: dict[int, Shown] = {row: show(self.records[row]) for row in self.named()}
+        shown: dict[int, Excerpt] = {row: show(self.records[row]) for row in self.named()}
         return self.cases(shown, self._held)
 
     def facts(self) -> Facts:
