@@ -22,7 +22,7 @@ def test_every_arm_comes_after_what_it_needs():
 
 
 def test_table_compares_a_student_with_the_one_that_was_given_its_cost(tmp_path):
-    made = Frontier(argparse.Namespace(folder=tmp_path, test_examples=4))
+    made = Frontier(argparse.Namespace(folder=tmp_path, test_examples=4, data="banking77"))
     timing = {"bytes": 7, "candidate_ms": 2.0, "ratio": 0.5, "low": 0.4, "high": 0.6}
     taught = FrontierArm("depth 20", "forward-kl", 0)
     for arm, nats in ((taught, 2.0), (taught._replace(healed=ALONE_FOR + taught.healed), 3.0)):

@@ -85,10 +85,10 @@ def test_a_run_whose_pool_is_full_takes_the_next_best(deepcuts: Client, fresh: s
     (deepcuts.folder / f"{title}.yaml").write_text(
         json.dumps(small_run(title, pools, int(fresh[:6], 16) + 22))
     )
-    done = deepcuts("submit", "finetune", "-f", f"{title}.yaml", "--name", title, "--next-pool-after", 1)
+    done = deepcuts("submit", "finetune", "-f", f"{title}.yaml", "--name", title, "--next-pool-after", 10)
     told = done.stdout + done.stderr
     assert done.returncode == 0, told
-    assert "pool gpu had no room for 1 minutes: submitting again without it" in told
+    assert "pool gpu had no room for 10 minutes: submitting again without it" in told
     run = json.loads((deepcuts.folder / "runs" / f"{title}-2" / "run.json").read_text())
     assert run["tasks"]["finetune"]["pool"] == "gpu-spot"
     node = pod_of(run["run_id"], "finetune")["spec"]["nodeName"]
