@@ -3,7 +3,9 @@
 import hashlib
 import importlib.metadata
 import os
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,7 +18,7 @@ from deepcuts.components.core.receipts import END_REASONS, Facts, Meter, Receipt
 from deepcuts.components.core.store import Store, open_store
 from deepcuts.components.rayjob.settings import RayCluster
 from deepcuts.components.rayjob.work import RECEIPT, TASK, RayTask
-from deepcuts.components.tune.inputs import deposit
+from deepcuts.components.tune.inputs import ONE_FILE, deposit
 from deepcuts.components.tune_katib.cancel import sigterm
 
 
@@ -77,7 +79,7 @@ def run(module: str, given: Mapping[str, Any], inputs: Sequence[str], outputs: S
             raise
         _charge(objects, folder, task, cluster, began.started_at, end.seconds, end.uid)
         jobs.delete(name)  # a retry would take one that has failed for its own
-        _judge(objects, folder, name, end.message)
+        _judge(objects, folder, name, end.message, {_flag(one): given[one] for one in inputs})
     receipt = _receipt(objects, folder)
     if not objects.list(f"{folder}/charged/"):  # the pod that followed it was lost at its end
         _charge(objects, folder, task, cluster, receipt.started_at, receipt.wall_seconds)
@@ -126,14 +128,17 @@ def _succeeded(objects: Store, folder: str) -> bool:
     return objects.exists(f"{folder}/{RECEIPT}") and _receipt(objects, folder).end_reason == "ok"
 
 
-def _judge(objects: Store, folder: str, name: str, said: str) -> None:
-    """Raise the error with which the step ended in the RayJob ``name``."""
+def _judge(objects: Store, folder: str, name: str, said: str, inputs: Mapping[str, Path]) -> None:
+    """Raise the error with which the step ended in the RayJob ``name``, with our paths of ``inputs``."""
     if not objects.exists(f"{folder}/{RECEIPT}"):
         raise StoreError(f"RayJob {name} failed without a receipt ({said or 'KubeRay does not say why'})")
     receipt = _receipt(objects, folder)
     codes = {reason: code for code, reason in END_REASONS.items()}
     if receipt.end_reason != "ok":
-        raise FINAL.get(codes[receipt.end_reason], StoreError)(receipt.message)
+        message = receipt.message
+        for flag, path in inputs.items():
+            message = re.sub(rf"\S*/inputs/{flag}(/{ONE_FILE}\b)?", lambda found: str(path), message)  # noqa: B023
+        raise FINAL.get(codes[receipt.end_reason], StoreError)(message)
 
 
 def _charge(
