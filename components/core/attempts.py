@@ -218,6 +218,21 @@ def named_run(executor: Mapping[str, Any] | None) -> Iterator[None]:
         del os.environ[RUN]
 
 
+@contextmanager
+def pods_charged(attempts: Attempts | None) -> Iterator[None]:
+    """Tell the body, and processes that it starts, where receipts of pods that it starts go."""
+    if not attempts:
+        yield
+        return
+    before = os.environ.get(POD_RECEIPTS)
+    os.environ[POD_RECEIPTS] = before or attempts.receipts_uri()
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[POD_RECEIPTS]
+
+
 def _of_task(executor: Mapping[str, Any]) -> tuple[str, str]:
     """Return (URI of the bucket, prefix in it); both empty if outputs are not in an object store.
 

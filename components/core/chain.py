@@ -77,10 +77,9 @@ def run(argv: list[str], meter: Meter) -> int:
         for line in escape.terminal(message).splitlines():
             print(f"{name}: {line}", file=sys.stderr)
         parts = []
-    with attempts.alive(meter.seconds) if attempts else nullcontext():
+    with attempts.alive(meter.seconds) if attempts else nullcontext(), attempt_files.pods_charged(attempts):
         if attempts and executor:
             attempts.given(executor)
-            os.environ[attempt_files.POD_RECEIPTS] = attempts.receipts_uri()  # for the parts
         for number, part in enumerate(parts, 1):
             print(f"{part.name}: part {number} of {len(parts)}", file=sys.stderr, flush=True)
             left = Path(f"{own['--receipt']}_{part.name}")

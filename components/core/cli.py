@@ -58,12 +58,11 @@ def run(step: StepFunction, argv: list[str], meter: Meter | None = None) -> int:
         with attempts.alive(meter.seconds) if attempts else nullcontext():
             if attempts and executor:
                 attempts.given(executor)
-                os.environ[attempt_files.POD_RECEIPTS] = attempts.receipts_uri()
             words = {flag: executor_input.value(word, executor) for flag, word in flags.items()}
             values = parse(step, words, problems)
             if executor:
                 _check_inputs(executor, values)
-            with attempt_files.named_run(executor):
+            with attempt_files.named_run(executor), attempt_files.pods_charged(attempts):
                 facts = _facts(step, values)
     except Exception as error:
         code, message = exit_code(error), escape.redacted(str(error)) or type(error).__name__
