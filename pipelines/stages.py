@@ -154,6 +154,7 @@ class Stages(NamedTuple):
             scorecards=dict(self.scorecards),
             curves=dict(curves),
             plans=dict(plans),
+            studies=self.store,
             nodepools=self.nodepools,
             margin_nats=self.margin_nats,
         )

@@ -15,7 +15,8 @@ def unheard(count: int) -> None:
 class ProgressLog:
     """Report progress when called, at most every ``seconds``.
 
-    A total of 0 is unknown; then only the amount done is reported.
+    A total of 0 is unknown; then only the amount done is reported. A ``brief`` log is silent about work that
+    ends within ``seconds``.
     """
 
     def __init__(
@@ -25,21 +26,25 @@ class ProgressLog:
         seconds: float = 5.0,
         now: Callable[[], float] = time.monotonic,
         say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
+        *,
+        brief: bool = False,
     ) -> None:
         self._total, self._unit, self._seconds, self._now, self._say = total, unit, seconds, now, say
         self._start = self._last = now()
         self._free = self._done = 0
+        self._brief = brief
 
-    def add(self, count: int = 1) -> None:
-        """Report progress after ``count`` more."""
+    def add(self, count: int = 1, free: int = 0) -> None:
+        """Report progress after ``count`` more, of which ``free`` existed already."""
         self._done += count
-        self(self._done)
+        self(self._done, self._free + free)
 
     def __call__(self, done: int, free: int = 0) -> None:
         """Report progress; ``free`` of ``done`` existed already and does not count towards the speed."""
         self._free = max(self._free, free)
         now = self._now()
-        if now - self._last < self._seconds and done != self._total:
+        last = done == self._total and not (self._brief and now - self._start < self._seconds)
+        if now - self._last < self._seconds and not last:
             return
         self._last = now
         if not self._total:

@@ -33,6 +33,10 @@ REUSED = "attempts-reused"
 """Folder with receipts of a task that the local runner took from its cache."""
 CHAIN = "chain"
 """Step name in the receipt of a process that runs several steps, for its own overhead."""
+START = "_start"
+"""Ends the ledger's name for the process that runs a chain."""
+INTERRUPTED = "DEEPCUTS_INTERRUPTED"
+"""Environment variable for a ledger that is written after the user has stopped the run."""
 LOST = "infrastructure"
 """End reason of an attempt without a receipt: its pod or process was taken away."""
 
@@ -173,7 +177,7 @@ def row(task: str, name: str, step: str = "") -> str:
     own = task.replace("-", "_")
     if name != RECEIPT:
         return name
-    return f"{own}_start" if step == CHAIN else own
+    return f"{own}{START}" if step == CHAIN else own
 
 
 def _outputs(store: Store, task: TaskFolder, keys: Iterable[str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from deepcuts.components.core import files
 from deepcuts.components.core.errors import StoreError
 from deepcuts.components.core.keys import absent, checked, checked_prefix
 from deepcuts.components.core.manifest import MANIFEST, FileEntry, Manifest, encoded, manifest_of
-from deepcuts.components.core.progress import Heard, unheard
+from deepcuts.components.core.progress import Heard, ProgressLog, unheard
 from deepcuts.components.core.retry import OUTAGE_SECONDS
 from deepcuts.components.core.s3 import S3Store
 from deepcuts.components.core.strict import MALFORMED
@@ -187,13 +187,17 @@ def replace(store: Store, folder: Path, prefix: str) -> None:
 
 def _upload(store: Store, folder: Path, prefix: str, manifest: Manifest) -> None:
     """Upload a folder's files, read each back, then upload the manifest."""
+    total = sum(entry["bytes"] for entry in manifest["files"].values())
+    progress = ProgressLog(2 * total, "bytes sent and read back", brief=True)
     for name, entry in manifest["files"].items():
         key = f"{prefix}/{name}"
         store.put(key, folder / name)
+        progress.add(entry["bytes"])
         if (back := store.sha256(key)) != entry["sha256"]:
             raise StoreError(
                 f"{store.uri(key)} came back with SHA-256 {back}, not {entry['sha256']}: publish again"
             )
+        progress.add(entry["bytes"])
     store.put_bytes(f"{prefix}/{MANIFEST}", encoded(manifest))
 
 
@@ -221,10 +225,12 @@ def retrieve(store: Store, prefix: str, folder: Path) -> None:
         Torn: the manifest or an object it lists is damaged.
     """
     manifest = manifest_at(store, prefix)
+    total = sum(entry["bytes"] for entry in manifest["files"].values())
+    arrived = ProgressLog(total, "bytes", brief=True).add
     with files.staged(folder) as staging:
         staging.mkdir()
         for name, entry in manifest["files"].items():
-            get_verified(store, f"{prefix}/{name}", entry, staging / name)
+            get_verified(store, f"{prefix}/{name}", entry, staging / name, arrived)
         (staging / MANIFEST).write_bytes(encoded(manifest))
 
 

@@ -17,7 +17,7 @@ NEAR = 0.7
 """Smallest difflib ratio for suggesting a key; at 0.5, ``learning_rate`` would match ``margin_nats``."""
 NUMBER = re.compile(r"[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?")
 COUNT, SCALES = (
-    re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?) ?([kKmMbB])"),
+    re.compile(r"(-?[0-9]{1,12}(?:\.[0-9]{1,12})?) ?([kKmMbB])"),
     {"k": 10**3, "m": 10**6, "b": 10**9},
 )
 SAID = {float: "a number", int: "a whole number", bool: "true or false", list: "a list", str: "text"}

@@ -9,6 +9,7 @@ import torch
 
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.examples import Example
+from deepcuts.components.core.progress import ProgressLog
 from deepcuts.components.curriculum import difficulty
 from deepcuts.components.training import models, scoring
 from deepcuts.components.training.losses import CompletionLoss
@@ -44,7 +45,9 @@ def base_loss(base: Path, records: Sequence[Example], data: Sequence[Rendered]) 
     network, _ = models.load_base(base)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device=device, dtype=models.resolve_precision("auto", device))
-    nats = [total / tokens for total, tokens in scoring.answer_nats(CompletionLoss(network), data)]
+    progress = ProgressLog(len(data), "examples scored")
+    found = scoring.answer_nats(CompletionLoss(network), data, progress.add)
+    nats = [total / tokens for total, tokens in found]
     bad = [record.id for record, value in zip(records, nats, strict=True) if not math.isfinite(value)]
     if bad:
         raise DataError(

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.progress import ProgressLog
 from deepcuts.components.training import scoring
 from deepcuts.components.training.batches import IGNORE, MicroBatch, collate
 from deepcuts.components.training.documents import examples_of
@@ -208,6 +209,7 @@ def cache(
 ) -> list[TeacherSamples]:
     """Sample the teacher for each example, in order; batched by length, with one seed per example."""
     results: dict[int, TeacherSamples] = {}
+    progress = ProgressLog(len(data), "examples read by the teacher", brief=True)
     device = next(teacher.model.parameters()).device
     for batch in scoring.by_length([len(rendered.ids) for rendered in data]):
         width = max(len(data[i].ids) for i in batch)
@@ -218,6 +220,7 @@ def cache(
         for i, rows in zip(batch, torch.split(logits, counts), strict=True):
             generator = torch.Generator().manual_seed(seeds[i])
             results[i] = draw(rows, temperature, count, generator)
+        progress.add(len(batch))
     return [results[i] for i in range(len(data))]
 
 

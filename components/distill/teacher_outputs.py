@@ -15,6 +15,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from deepcuts.components.core import examples
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.examples import Example, Message
+from deepcuts.components.core.progress import ProgressLog
 from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.core.store import Store, Torn, publish, retrieve
 from deepcuts.components.distill.distill_config import DistillConfig
@@ -85,7 +86,8 @@ def answers(
         tokenizer = teacher.tokenizer
         prompts = [len(render_prompt(record, tokenizer)) for record in records]
         with teacher.charged(sum(prompts)):
-            texts = scoring.greedy_answers(teacher.model, tokenizer, records, max_new_tokens)
+            progress = ProgressLog(len(records), "answers written by the teacher", brief=True)
+            texts = scoring.greedy_answers(teacher.model, tokenizer, records, max_new_tokens, progress.add)
         context = models.context_length(teacher.model)
         written = []
         for record, prompt, text in zip(records, prompts, texts, strict=True):

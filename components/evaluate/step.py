@@ -15,7 +15,7 @@ from deepcuts.components.core import cli, examples, files, former_names, scoreca
 from deepcuts.components.core.bounds import Count, Seed
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.examples import Example
-from deepcuts.components.core.progress import ProgressLog
+from deepcuts.components.core.progress import Heard, ProgressLog
 from deepcuts.components.core.receipts import Facts
 from deepcuts.components.core.scorecards import Sample, Score
 from deepcuts.components.core.store import Store, open_store
@@ -76,14 +76,16 @@ def evaluate(
     identity = hashlib.sha256(msgspec.json.encode([digests, settings])).hexdigest()
     kept = KeptScores(open_store(store), f"evaluations/{identity}")
     found: dict[str, Score] = {}
-    progress = ProgressLog(len(records), "examples scored")
+    each = 1 + sum(measure in measures for measure in ("exact_match", "label_accuracy"))
+    progress = ProgressLog(each * len(records), "scores")
     for number, chunk in enumerate(chunks([len(rendered.ids) for rendered in data])):
         rows, texts = [records[i] for i in chunk], [data[i] for i in chunk]
-        scores = kept.read(number) or kept.write(
-            number, score(network, tokenizer, rows, texts, classes, measures, max_new_tokens)
-        )
+        if scores := kept.read(number):
+            progress.add(each * len(scores), free=each * len(scores))
+        else:
+            made = score(network, tokenizer, rows, texts, classes, measures, max_new_tokens, progress.add)
+            scores = kept.write(number, made)
         found |= {score.id: score for score in scores}
-        progress(len(found), free=kept.found)
     scores = [found[record.id] for record in records]
     card = scorecards.summarise(scores, files.digest(model), files.digest(split), seed)
     facts = describe(card, sum(len(rendered.ids) for rendered in data))
@@ -255,23 +257,24 @@ def score(
     classes: list[str],
     measures: list[str],
     max_new_tokens: int,
+    scored: Heard,
 ) -> list[Score]:
-    """Return one Score per example, in order."""
+    """Return one Score per example, in order; ``scored`` gets the number of measurements newly done."""
     way: Any = scoring
     if isinstance(network, LlamaCpp):
-        way, nats = gguf_scoring, gguf_scoring.answer_nats(network, data)
+        way, nats = gguf_scoring, gguf_scoring.answer_nats(network, data, scored)
     else:
-        nats = scoring.answer_nats(CompletionLoss(network), data)
+        nats = scoring.answer_nats(CompletionLoss(network), data, scored)
     scores = [Score(r.id, total, tokens) for r, (total, tokens) in zip(records, nats, strict=True)]
     if "exact_match" in measures:
-        answers = way.greedy_answers(network, tokenizer, records, max_new_tokens)
+        answers = way.greedy_answers(network, tokenizer, records, max_new_tokens, scored)
         hits = [scoring.is_right(a, r) for a, r in zip(answers, records, strict=True)]
         scores = [
             msgspec.structs.replace(s, exact_match=hit, predicted=answer)
             for s, hit, answer in zip(scores, hits, answers, strict=True)
         ]
     if "label_accuracy" in measures:
-        chosen = way.choose_labels(network, tokenizer, records, classes)
+        chosen = way.choose_labels(network, tokenizer, records, classes, scored)
         scores = [
             msgspec.structs.replace(s, label_correct=label == r.label, predicted=label)
             for s, label, r in zip(scores, chosen, records, strict=True)

@@ -4,6 +4,7 @@ import glob
 import os
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 from urllib.parse import unquote
@@ -11,10 +12,12 @@ from urllib.parse import unquote
 import httpx
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.hf_api import RepoFile
 
 from deepcuts.components.core import files, store
 from deepcuts.components.core.errors import DataError, StoreError
 from deepcuts.components.core.keys import absent, checked
+from deepcuts.components.core.long_calls import filling
 from deepcuts.components.core.manifest import MANIFEST
 from deepcuts.components.core.progress import ProgressLog
 from deepcuts.components.core.retry import OUTAGE_SECONDS, retry
@@ -105,24 +108,26 @@ class HubRepository:
 
     def __init__(self, kind: str, name: str, commit: str) -> None:
         self._kind, self._name, self._commit = kind, name, commit
+        self._sizes: dict[str, int] = {}
 
     def names(self) -> list[str]:
-        api = HfApi()
-        return self._retry(
-            lambda: api.list_repo_files(self._name, revision=self._commit, repo_type=self._kind)
-        )
+        list_tree = partial(HfApi().list_repo_tree, revision=self._commit, repo_type=self._kind)
+        tree = self._retry(lambda: [*list_tree(self._name, recursive=True)])
+        self._sizes = {entry.path: entry.size for entry in tree if isinstance(entry, RepoFile)}
+        return [*self._sizes]
 
     def copy(self, names: list[str], target: Path) -> None:
         patterns = [glob.escape(name) for name in names]
-        self._retry(
-            lambda: snapshot_download(
-                self._name,
-                repo_type=self._kind,
-                revision=self._commit,
-                allow_patterns=patterns,
-                local_dir=target,
+        with filling(target, sum(self._sizes[name] for name in names), "bytes"):
+            self._retry(
+                lambda: snapshot_download(
+                    self._name,
+                    repo_type=self._kind,
+                    revision=self._commit,
+                    allow_patterns=patterns,
+                    local_dir=target,
+                )
             )
-        )
         files.remove(target / ".cache")  # the hub client's download metadata
 
     def _retry(self, action: Callable[[], T]) -> T:

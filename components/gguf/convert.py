@@ -15,11 +15,14 @@ from pathlib import Path
 
 from deepcuts.components.core import files
 from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.long_calls import filling
 
 FILE = "model.gguf"
 """Name of the weights file, next to transformers' config and tokenizer."""
 TYPES = {"F16": 1, "Q8_0": 7, "Q4_K_M": 15}
 """Number formats by llama.cpp's name, with its ``llama_ftype``. The others are compared with F16."""
+SHARES = {"F16": 1.0, "Q8_0": 0.54, "Q4_K_M": 0.4}
+"""About the bytes of a file by those in F16, to foresee its end: SmolLM2-135M's."""
 KEPT = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "chat_template*")
 """Files of the original model kept next to a GGUF file, to render prompts and describe the model."""
 MAGIC = b"GGUF"
@@ -63,8 +66,16 @@ def to_gguf(folder: Path, file: Path) -> None:
     Raises:
         NoGguf: the converter does not support the model, or is not installed.
     """
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, filling(file, _f16_bytes(folder), "bytes converted"):
         _run_converter(_without_training_tags(folder, Path(scratch) / folder.name), file)
+
+
+def _f16_bytes(folder: Path) -> int:
+    """Return about how many bytes the safetensors in ``folder`` have in 16 bits."""
+    sizes = [path.stat().st_size for path in folder.glob("*.safetensors")]
+    config = json.loads((folder / "config.json").read_bytes())
+    wide = (config.get("dtype") or config.get("torch_dtype")) == "float32"
+    return sum(sizes) // (2 if wide else 1)
 
 
 def _without_training_tags(folder: Path, copy: Path) -> Path:
@@ -103,7 +114,8 @@ def requantize(source: Path, file: Path, kind: str) -> None:
     parameters.ftype = TYPES[kind]
     parameters.nthread = 1
     try:
-        code = llama_cpp.model_quantize(str(source), str(file), parameters)
+        with filling(file, round(source.stat().st_size * SHARES[kind]), "bytes quantized"):
+            code = llama_cpp.model_quantize(str(source), str(file), parameters)
     except RuntimeError as error:
         raise NoGguf(f"llama.cpp's quantizer does not support it ({error})") from error
     if code or not file.exists():

@@ -36,7 +36,11 @@ def answer_nats(
 
 
 def greedy_answers(
-    engine: LlamaCpp, tokenizer: PreTrainedTokenizerBase, records: Sequence[Example], max_new_tokens: int
+    engine: LlamaCpp,
+    tokenizer: PreTrainedTokenizerBase,
+    records: Sequence[Example],
+    max_new_tokens: int,
+    answered: Heard = unheard,
 ) -> list[str]:
     """Return the greedy answer to each example's prompt, at most ``max_new_tokens`` long."""
     ends, form = set(generation.ends_of(engine.folder, tokenizer)), form_of(tokenizer)
@@ -46,17 +50,23 @@ def greedy_answers(
         room = min(max_new_tokens, engine.context - len(prompt))
         said = list(engine.generate(prompt, ends, max(room, 0)))
         answers.append(answer_text(said, tokenizer, form))
+        answered(1)
     return answers
 
 
 def choose_labels(
-    engine: LlamaCpp, tokenizer: PreTrainedTokenizerBase, records: Sequence[Example], labels: Sequence[str]
+    engine: LlamaCpp,
+    tokenizer: PreTrainedTokenizerBase,
+    records: Sequence[Example],
+    labels: Sequence[str],
+    chose: Heard = unheard,
 ) -> list[str]:
     """Return the likeliest label for each example, by label and end token together."""
     chosen = []
     for record in records:
         prompt, tails = scoring.label_tokens(tokenizer, record, labels)
         chosen.append(labels[engine.likeliest(prompt, tails)])
+        chose(1)
     return chosen
 
 

@@ -1,8 +1,9 @@
 """Stream rows of raw files; an unreadable row comes as a BadRow with its line and the reason."""
 
+import json
 import re
 from collections.abc import Collection, Iterator
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 from deepcuts.components.core.datafiles import data_suffix
@@ -16,6 +17,8 @@ from deepcuts.components.ingest.rows import BadRow, Row, lines, parse, row
 WRAPPERS = ("data", "rows", "examples", "records", "items", "instances")
 """Keys under which JSON documents keep their list of rows."""
 UTF8 = Encoding("utf-8")
+SAMPLED_ROWS = 200
+"""Rows by whose size the number of all is estimated."""
 
 
 def sources(raw: Path, config: str = "") -> SourceFiles:
@@ -42,14 +45,16 @@ def sources(raw: Path, config: str = "") -> SourceFiles:
 
 
 def about(path: Path) -> int:
-    """Estimate the rows of ``path`` if that is cheap (from Parquet's footer, or by counting lines), else 0.
+    """Estimate the rows of ``path``: from Parquet's footer, by counting lines, else by the size of the first.
 
-    Line breaks within CSV rows and empty lines count as rows.
+    Line breaks within CSV rows and empty lines count as rows. 0 if it has no row.
     """
     if kind(path) == ".parquet":
         return parquet_files.columns(path)[1]
     if path.suffix not in (".jsonl", ".csv", ".tsv"):
-        return 0
+        first = islice((one for one in rows(path) if isinstance(one, Row)), SAMPLED_ROWS)
+        sizes = [len(json.dumps(one.values, default=str)) for one in first]
+        return round(path.stat().st_size * len(sizes) / sum(sizes)) if sizes else 0
     with path.open("rb") as opened:
         return sum(chunk.count(b"\n") for chunk in iter(lambda: opened.read(1 << 20), b""))
 

@@ -155,8 +155,9 @@ def read_all(
 
 
 def _about(sources: SourceFiles) -> int:
-    """Estimate the number of rows; 0 if a file would have to be read whole for it."""
-    counts = [readers.about(source.path) for source in chain.from_iterable(sources.splits.values())]
+    """Estimate the number of rows; 0 if splits are parts of one document."""
+    every = list(chain.from_iterable(sources.splits.values()))
+    counts = [0 if source.part else readers.about(source.path) for source in every]
     return sum(counts) if all(counts) else 0
 
 

@@ -21,6 +21,7 @@ def _release(given: Any, training: str) -> dsl.ContainerSpec:
             curves="{}",
             plans="{}",
             run=given.card.uri,
+            studies=given.store,
             nodepools=given.nodepools,
             margin_nats=given.margin_nats,
             ledger=ledger,

@@ -14,6 +14,7 @@ def ledger(
     scorecards: dict,
     curves: dict,
     plans: dict,
+    studies: str,
     nodepools: dict,
     margin_nats: float,
 ):
@@ -27,6 +28,7 @@ def ledger(
         scorecards: TASK/OUTPUT of each scorecard by name: before, after, and others.
         curves: TASK/OUTPUT of each loss curve by the name of its training.
         plans: TASK/OUTPUT of each plan by the name of its training.
+        studies: The store in which deepcuts ablate leaves what it found.
         nodepools: Where steps run, and the price per hour.
         margin_nats: Largest rise of the completion loss that counts as equal.
     """
@@ -39,6 +41,7 @@ def ledger(
         curves=curves,
         plans=plans,
         run=ledger.uri,
+        studies=studies,
         nodepools=nodepools,
         margin_nats=margin_nats,
         ledger=ledger.path,

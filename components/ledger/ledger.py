@@ -6,11 +6,12 @@ from typing import Literal
 import msgspec
 
 from deepcuts.components.core.receipts import FINE
-from deepcuts.components.core.run_records import CHAIN
+from deepcuts.components.core.run_records import CHAIN, START
 from deepcuts.components.core.scorecards import Comparison, Sample, Scorecard
 from deepcuts.components.ledger import formatting
 from deepcuts.components.ledger.charges import NO_RECEIPT, Charge, Price, Total, total, totals
 from deepcuts.components.ledger.plans import Bound, PlanAccuracy, bound, goodput_share, plan_accuracy
+from deepcuts.components.ledger.studied import StudySaving
 
 BEFORE, AFTER = "before", "after"
 """Names of the scorecards of the model the run started from and of the one it made."""
@@ -24,6 +25,7 @@ QUALITY_ACTIONS: dict[QualityVerdict, str] = {
     "worse": "do not publish: keep the model from before",
     "not measured": "evaluate the model before and after: without that no cut has paid off",
 }
+RESUME = "run the same command to resume"
 ENDINGS = {
     "config": ("is configured wrongly", "correct its configuration, then rerun"),
     "data": ("could not use its input", "correct its input, then rerun"),
@@ -74,6 +76,10 @@ class Ledger(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     next_action: str
     samples: list[Answers] = []
     """Answers to the first scored examples, not selected by quality."""
+    interrupted: bool = False
+    """Whether the user stopped the run; its figures are then those so far."""
+    studied: list[StudySaving] = []
+    """What studies in the store say about a training exactly like this run's."""
 
 
 def balance(
@@ -81,6 +87,8 @@ def balance(
     scorecards: Mapping[str, Scorecard],
     comparisons: Mapping[str, Comparison],
     samples: Sequence[Answers] = (),
+    interrupted: bool = False,
+    studied: Sequence[StudySaving] = (),
 ) -> Ledger:
     """Make the Ledger from charges and quality."""
     quality, budget = verdict(comparisons.get(AFTER)), bound(rows)
@@ -99,8 +107,10 @@ def balance(
         scorecards=dict(scorecards),
         comparisons=dict(comparisons),
         verdict=quality,
-        next_action=next_action(rows, quality, budget),
+        next_action=RESUME if interrupted else next_action(rows, quality, budget),
         samples=list(samples),
+        interrupted=interrupted,
+        studied=list(studied),
     )
 
 
@@ -129,13 +139,27 @@ def verdict(comparison: Comparison | None) -> QualityVerdict:
     return "worse" if comparison.low > 0 else "undecided"
 
 
+def last_ends(rows: Sequence[Charge]) -> list[Charge]:
+    """Return the last attempt of each task, in whose order the rows are."""
+    return [*{row.task: row for row in rows}.values()]
+
+
+def bad_ends(rows: Sequence[Charge]) -> list[Charge]:
+    """Return the last attempts that did not end well; a chain only if its step left no receipt to say why."""
+    bad = [row for row in last_ends(rows) if row.end_reason not in FINE]
+    return [row for row in bad if row.step != CHAIN] or bad
+
+
+def name_of(row: Charge) -> str:
+    """Return the task of a charge; of a chain's own, the chain's."""
+    return row.task.removesuffix(START) if row.step == CHAIN else row.task
+
+
 def next_action(rows: Sequence[Charge], quality: QualityVerdict, budget: Bound | None) -> str:
     """Say what to do next: failed tasks first, then quality, then a budget too small, then prices."""
-    # rows are in order of attempts, so the last counts; a chain fails with the reason of its step
-    ends = {row.task: row.end_reason for row in rows if row.step != CHAIN}
-    failed = [(task, reason) for task, reason in ends.items() if reason not in FINE]
+    failed = bad_ends(rows)
     if failed:
-        task, reason = failed[0]
+        task, reason = name_of(failed[0]), failed[0].end_reason
         others = f" (and {len(failed) - 1} more failed)" if len(failed) > 1 else ""
         ended, todo = ENDINGS.get(reason, (f"ended with {reason}", "read its log"))
         action = f"{task} {ended}{others}: {todo}"

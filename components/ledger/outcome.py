@@ -7,7 +7,6 @@ from typing import Literal, NamedTuple
 from urllib.parse import unquote
 
 from deepcuts.components.core import epochs, step_facts, verdicts
-from deepcuts.components.core.receipts import FINE
 from deepcuts.components.core.run_records import CHAIN
 from deepcuts.components.core.scorecards import Interval, Scorecard
 from deepcuts.components.core.step_facts import (
@@ -20,7 +19,7 @@ from deepcuts.components.core.step_facts import (
 from deepcuts.components.core.verdicts import Outcome
 from deepcuts.components.ledger import formatting
 from deepcuts.components.ledger.charges import Charge
-from deepcuts.components.ledger.ledger import AFTER, BEFORE, Ledger
+from deepcuts.components.ledger.ledger import AFTER, BEFORE, RESUME, Ledger, bad_ends, last_ends, name_of
 
 RunOutcome = Literal["released", "refused", "failed", "interrupted", "nothing released"]
 INTERRUPTED = ("preempted", "no receipt")
@@ -64,13 +63,15 @@ class Measured(NamedTuple):
 
 class SavingLine(NamedTuple):
     what: str
-    how: Literal["measured here", "predicted", "not known"]
+    how: Literal["measured here", "from the study", "not known"]
+    saves: bool = True
 
 
-def status(rows: Sequence[Charge]) -> RunOutcome:
-    """Return how a run ended, by the last attempt of each task."""
-    ends = {row.task: row for row in rows if row.step != CHAIN}
-    bad = [row for row in ends.values() if row.end_reason not in FINE]
+def status(rows: Sequence[Charge], *, interrupted: bool = False) -> RunOutcome:
+    """Return how a run ended, by the last attempt of each task, unless it was ``interrupted``."""
+    if interrupted:
+        return "interrupted"
+    bad = bad_ends(rows)
     if any(row.end_reason == "gate" for row in bad):
         return "refused"
     if [row for row in bad if row.end_reason not in INTERRUPTED]:
@@ -98,7 +99,7 @@ def store_of(uri: str) -> str:
 
 def headline(rows: Sequence[Charge], book: Ledger) -> str:
     """Summarise the outcome in one sentence."""
-    match status(rows):
+    match status(rows, interrupted=book.interrupted):
         case "released":
             made = release(rows)
             assert made
@@ -109,25 +110,51 @@ def headline(rows: Sequence[Charge], book: Ledger) -> str:
         case "failed":
             return f"Failed: {book.next_action}"
         case "interrupted":
-            return f"Interrupted: {book.next_action}"
+            stopped = ", ".join(in_words(name_of(row)) for row in bad_ends(rows))
+            return f"Interrupted{f' in {stopped}' if stopped else ''}: {book.next_action}"
         case _:
             return "Nothing was released"
 
 
 def reason(rows: Sequence[Charge]) -> str:
     """Return what the first task that did not end well said; empty where all did."""
-    ends = {row.task: row for row in rows if row.step != CHAIN}
-    return next((row.message for row in ends.values() if row.end_reason not in FINE and row.message), "")
+    return next((row.message for row in bad_ends(rows) if row.message), "")
 
 
 def next_command(rows: Sequence[Charge], book: Ledger) -> str:
     """Return the command to type next."""
-    made = release(rows)
-    if status(rows) == "released" and made:
+    made, ended = release(rows), status(rows, interrupted=book.interrupted)
+    if ended == "released" and made:
         if made.release.startswith("file://"):
             return f"deepcuts chat {shlex.quote(unquote(made.release.removeprefix('file://')))}"
         return f"deepcuts chat {release_name(made.release)} --store {store_of(made.release)}"
+    if ended == "interrupted":
+        return RESUME
     return "the same command again, once that is done: it resumes"
+
+
+def in_words(task: str) -> str:
+    """Return a task's name as people write it."""
+    return task.replace("_", " ")
+
+
+def done(rows: Sequence[Charge]) -> str:
+    """List the tasks that ended well in a run that did not: what a rerun takes from the cache."""
+    if release(rows) and not bad_ends(rows):
+        return ""
+    return ", ".join(
+        in_words(row.task) for row in last_ends(rows) if row.step != CHAIN and row.end_reason == "ok"
+    )
+
+
+def repeated(rows: Sequence[Charge]) -> str:
+    """Return the ends of the attempts of each task that needed several: ``finetune: preempted, ok``."""
+    ends: dict[str, dict[int, str]] = {}
+    for row in rows:
+        if row.step != CHAIN:  # trials of a search are first attempts of one task
+            ends.setdefault(row.task, {})[row.attempt] = row.end_reason
+    told = {task: ", ".join(found.values()) for task, found in ends.items() if len(found) > 1}
+    return "; ".join(f"{in_words(task)}: {found}" for task, found in told.items())
 
 
 def sources(rows: Sequence[Charge]) -> tuple[str, str]:
@@ -219,7 +246,7 @@ def cut_cards(rows: Sequence[Charge]) -> list[CutCard]:
 
 
 def savings(rows: Sequence[Charge], book: Ledger) -> list[SavingLine]:
-    """Return each saving with its evidence; only a study compares with the plain run."""
+    """Return each saving with how it is known; only a study compares with the plain run."""
     found = []
     for row in rows:
         saved = step_facts.read(SavedFacts, row.facts)
@@ -235,5 +262,7 @@ def savings(rows: Sequence[Charge], book: Ledger) -> list[SavingLine]:
         found.append(
             SavingLine(f"{reused} of this run's cost was paid by earlier runs (cache)", "measured here")
         )
-    plain = "against a run without any cut: no such run was made; deepcuts ablate measures it"
-    return [*found, SavingLine(plain, "not known")]
+    if book.studied:
+        return [*found, *(SavingLine(each.what, "from the study", each.saves) for each in book.studied)]
+    plain = "against the plain run: no study in the store trained like this; run deepcuts ablate STUDY"
+    return [*found, SavingLine(plain, "not known", saves=False)]

@@ -88,7 +88,9 @@ def page(
         hidden=len(rows[MAX_ROWS:]),
         cuts=outcome.cut_cards(rows)[:MAX_CARDS],
         evidence=cuts(rows)[:MAX_CUTS],
-        status=outcome.status(rows),
+        status=outcome.status(rows, interrupted=book.interrupted),
+        done=outcome.done(rows),
+        repeated=outcome.repeated(rows),
         headline=outcome.headline(rows, book),
         reason=outcome.reason(rows),
         sources=outcome.sources(rows),
@@ -150,7 +152,7 @@ def markdown(book: Ledger, rows: Sequence[Charge]) -> str:
     terms = [f"{each.name} {each.before or '–'} → {each.after or '–'}" for each in outcome.quality(book)[:-1]]
     terms = terms if AFTER in book.comparisons else []
     lines = [
-        f"**{outcome.status(rows).capitalize()}** · "
+        f"**{outcome.status(rows, interrupted=book.interrupted).capitalize()}** · "
         f"**Quality**: {escape.markdown('; '.join([*terms, quality(book)]))} · "
         f"**Cost**: {escape.markdown(formatting.cost(book.total))} · "
         f"**Next**: {escape.markdown(formatting.short(book.next_action, 400))}",
@@ -161,8 +163,9 @@ def markdown(book: Ledger, rows: Sequence[Charge]) -> str:
         *(f"- Saved, {each.how}: {escape.markdown(each.what)}" for each in outcome.savings(rows, book)),
         "",
     ]
-    if reason := outcome.reason(rows):
-        lines += [f"Why: {escape.markdown(formatting.short(reason, 2000))}", ""]
+    known = {"Why": outcome.reason(rows), "Done": outcome.done(rows), "Attempts": outcome.repeated(rows)}
+    for name, text in known.items():
+        lines += [f"{name}: {escape.markdown(formatting.short(text, 2000))}", ""] if text else []
     lines += _table(
         ["task", "attempt", "pool", "wall", "tokens", "cost", "end"],
         [

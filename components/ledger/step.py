@@ -17,6 +17,7 @@ from deepcuts.components.core.nodepools import NodePool, NodePools
 from deepcuts.components.core.receipts import Facts, Receipt
 from deepcuts.components.core.scorecards import Comparison
 from deepcuts.components.core.strict import MALFORMED
+from deepcuts.components.ledger import studied
 from deepcuts.components.ledger.charges import Charge, charges, read_receipts, to_focus_row
 from deepcuts.components.ledger.charts import CurvePoint
 from deepcuts.components.ledger.ledger import AFTER, BEFORE, Ledger, answers, balance
@@ -34,6 +35,7 @@ def ledger(
     curves: dict[str, Path],
     plans: dict[str, Path],
     run: str,
+    studies: str,
     nodepools: NodePools,
     margin_nats: float,
     ledger: Path,
@@ -43,10 +45,9 @@ def ledger(
     """Charge every attempt, compare quality after with before, and write ledger, summary and report.
 
     Outputs that a failed task did not leave may be missing; its cost or quality is then unknown, never 0.
-    With
-
-    ``run``, receipts are those the run's attempts left in the store (``core/run_records.py``), and the other
-    artifacts are named ``TASK/OUTPUT``; cached work was paid for by the run that did it.
+    With ``run``, receipts are those the run's attempts left in the store (``core/run_records.py``), and the
+    other artifacts are named ``TASK/OUTPUT``; cached work was paid for by the run that did it. If
+    ``MLFLOW_TRACKING_URI`` is set, the run is logged there, too.
 
     Args:
         receipts: Receipt by task name.
@@ -54,12 +55,11 @@ def ledger(
         curves: Loss curve by training name, JSONL with at least ``tokens`` and ``loss``.
         plans: Decision and rejected options of ``plan`` by training name, JSON.
         run: URI of an artifact of this task; empty if ``receipts`` names files.
+        studies: URI of the store with what studies found; empty for none.
         nodepools: Where steps run, and the price per hour.
         margin_nats: Largest rise of the completion loss that counts as equal quality.
         ledger: Folder for ``ledger.jsonl`` (one charge per attempt) and ``ledger.json`` (totals, verdict).
         summary, report: Markdown, and one HTML page.
-
-    If ``MLFLOW_TRACKING_URI`` is set, the run is logged there, too.
     """
     if not receipts and not run:
         raise ValueError("receipts is empty: name at least one task with the path of its receipt, or run")
@@ -77,7 +77,8 @@ def ledger(
         compared = compare({name: scorecards[name] for name in cards}, margin_nats)
         decided = {name: read_plan(path) for name, path in plans.items() if path.exists()}
         points = {name: read_curve(path) for name, path in curves.items() if path.exists()}
-    book = balance(rows, cards, compared, said)
+    known = studied.savings(studied.read(studies), rows)
+    book = balance(rows, cards, compared, said, run_records.INTERRUPTED in os.environ, known)
     write(ledger, rows, book)
     with files.staged(summary) as staging:
         staging.write_text(markdown(book, rows))

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, __ve
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from deepcuts.components.core.errors import DataError, judged
+from deepcuts.components.core.long_calls import working
 from deepcuts.components.core.receipts import Facts
 from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.plan.profile import few_layers
@@ -40,6 +41,7 @@ WORDS = "saved, merged and loaded again"
 LOST = "use another base, or recipe.method full if an adapter caused it"
 
 
+@working("trying the base: training, merging, saving, loading")
 def rehearse(base: Path, recipe: Recipe) -> Facts:
     """Return what a run of the Recipe will do with the base; empty if there is only a config.json.
 

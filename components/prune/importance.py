@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from deepcuts.components.core.progress import ProgressLog
 from deepcuts.components.prune.layout import Axis, blocks_of, head_width, layout_of, reader
 from deepcuts.components.training import calibration
 from deepcuts.components.training.render import Rendered
@@ -78,8 +79,10 @@ def _run(model: PreTrainedModel, data: Sequence[Rendered]) -> int:
     """Run the model on the text; return the number of tokens."""
     model.eval()
     tokens = 0
+    progress = ProgressLog(sum(len(rendered.ids) for rendered in data), "tokens measured", brief=True)
     with torch.inference_mode():
         for ids in calibration.rows(data, model.device):
             model.base_model(input_ids=ids, use_cache=False)
             tokens += ids.numel()
+            progress(tokens)
     return tokens

@@ -3,6 +3,8 @@
 import contextlib
 import io
 import json
+import re
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +15,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
+from deepcuts.components.core.long_calls import working
+from deepcuts.components.core.progress import ProgressLog
 from deepcuts.components.training import calibration
 from deepcuts.components.training.quantized import Unsupported, linears, weight_of
 from deepcuts.components.training.render import Rendered
@@ -114,7 +118,7 @@ def write(
     recipe = [chosen.rounding(config_groups={"linear": group})]
     if chosen.prepare:
         recipe.insert(0, chosen.prepare())
-    with contextlib.redirect_stderr(io.StringIO()):  # progress bars of every layer
+    with working(f"making {name}"), contextlib.redirect_stderr(Bars(name)):  # of every layer
         try:
             oneshot(model=model, recipe=recipe, **text)
         except FOREIGN as error:  # it looks up layers by the names in architectures it knows
@@ -130,6 +134,27 @@ def write(
     config["quantization_config"].pop("sparsity_config", None)  # vLLM 0.24 refuses dense models that have one
     path.write_text(json.dumps(config, indent=2, sort_keys=True))
     return left
+
+
+class Bars(io.StringIO):
+    """Takes llmcompressor's progress bars, one or more for each part of a model, and reports the parts."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name, self._err = name, sys.stderr
+        self._progress: ProgressLog | None = None
+
+    def write(self, text: str) -> int:
+        """Report a part that begins: ``(3/30): Calibrating:  40%|####      | 26/64``."""
+        if found := re.search(r"\((\d+)/(\d+)\): Calibrating", text):
+            part, parts = map(int, found.groups())
+            unit = f"parts calibrated for {self._name}"
+            self._progress = self._progress or ProgressLog(parts, unit, say=self._say, brief=True)
+            self._progress(part - 1)
+        return len(text)
+
+    def _say(self, text: str) -> None:
+        print(text, file=self._err, flush=True)
 
 
 def check_host(name: str, data: Sequence[Rendered]) -> None:

@@ -38,7 +38,7 @@ def session(workers: int) -> Iterator[None]:
         logging_level=logging.ERROR,
         log_to_driver=False,
     )
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised, and said once
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True

@@ -14,6 +14,7 @@ import rensa
 from numpy.typing import NDArray
 
 from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.progress import ProgressLog
 from deepcuts.components.select.duplicates import Match
 from deepcuts.components.select.views import MIX, SHINGLES, WORDS, Hashes, View
 
@@ -67,10 +68,12 @@ def choose_bands(threshold: float) -> Bands:
 def sketch(texts: Sequence[str], view: View) -> Sketch:
     """Compute the MinHash signature of each text under ``view``."""
     signatures = np.empty((len(texts), PERMUTATIONS), dtype=np.uint32)
+    progress = ProgressLog(len(texts), "texts sketched", brief=True)
     for start, end in pairwise(_chunks(texts)):
         hashes, offsets = view.hashes(texts[start:end])
         digests = rensa.RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets, PERMUTATIONS, 0)
         signatures[start:end] = digests.to_rows()
+        progress(end)
     return Sketch(view, texts, signatures)
 
 
@@ -93,7 +96,9 @@ def settled(
     Rows that no chain of pairs connects do not affect each other.
     """
     stays: dict[int, Match] = {}
+    progress = ProgressLog(len(pairs), "pairs compared", brief=True)
     for row, earlier in pairs.tolist():
+        progress.add()
         if row in stays:
             continue
         of = stays[earlier].of if earlier in stays else earlier

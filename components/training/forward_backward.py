@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from deepcuts.components.core.long_calls import working
 from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.training import compiling, models, prefixes, sharding
 from deepcuts.components.training.batches import MicroBatch, OptimizerStep, count_targets, micro_batches
@@ -147,7 +148,8 @@ class ForwardBackward:
         compiling.compile_blocks(self._loss)
         # on one step, wherever a run is resumed: inductor may specialize on the first shapes it sees
         step = self._steps[min(WARM_STEPS, len(self._steps) - 1)]
-        times = compiling.time_both(partial(self._accumulate, step, synchronise=False))
+        with working("compiling, and timing it"):
+            times = compiling.time_both(partial(self._accumulate, step, synchronise=False))
         self._forget_gradients()
         failed = self._mean(float(bool(times.failure)))  # above 0 if it failed on any rank
         won = self._mean(float(times.won)) == 1.0  # on all ranks

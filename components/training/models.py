@@ -19,6 +19,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from deepcuts.components.core import files
 from deepcuts.components.core.errors import DataError, judged
+from deepcuts.components.core.long_calls import working
 from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.training import (
     blocks,
@@ -63,7 +64,7 @@ def load_base(
     config = weights_check.check_sizes(folder)
     tokenizer = load_tokenizer(folder)
     generation_check.check(folder, config.get_text_config().vocab_size)
-    with judged(f"{folder} does not load as a model", "fetch it again"):
+    with judged(f"{folder} does not load as a model", "fetch it again"), working("loading the model"):
         model, found = AutoModelForCausalLM.from_pretrained(
             folder,
             local_files_only=True,
@@ -190,7 +191,7 @@ def save(
     A full model is stored in ``stored``, the base's precision, so that it is no larger than the base.
     ``base.json`` in an adapter's folder has the base's digest, so that it is never used with another base.
     """
-    with files.staged(folder) as staging:
+    with files.staged(folder) as staging, working("writing the model"):
         staging.mkdir()
         if not isinstance(model, PeftModel):
             model.to(dtype=stored)

@@ -1,7 +1,7 @@
 """Score a model on examples: answer likelihood, greedy answers, label choice; for evaluate, watch, trials."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice, takewhile
+from itertools import takewhile
 from pathlib import Path
 
 import msgspec
@@ -20,7 +20,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from deepcuts.components.core import examples, files
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.examples import Example, Message
-from deepcuts.components.core.progress import Heard, unheard
+from deepcuts.components.core.progress import Heard, ProgressLog, unheard
 from deepcuts.components.training import generation, models, prefixes, sharing, tools
 from deepcuts.components.training.batches import collate
 from deepcuts.components.training.losses import CompletionLoss
@@ -93,7 +93,7 @@ def _tree_nats(
 
 def mean_nats(loss: CompletionLoss, data: Sequence[Rendered]) -> float:
     """Return the mean nats per answer token over all examples."""
-    scores = answer_nats(loss, data)
+    scores = answer_nats(loss, data, ProgressLog(len(data), "examples scored", brief=True).add)
     return sum(nats for nats, _ in scores) / sum(tokens for _, tokens in scores)
 
 
@@ -102,10 +102,11 @@ def greedy_answers(
     tokenizer: PreTrainedTokenizerBase,
     records: Sequence[Example],
     max_new_tokens: int,
+    answered: Heard = unheard,
 ) -> list[str]:
     """Return the model's greedy answer to each example's prompt, at most ``max_new_tokens`` long.
 
-    The context also limits it, as learned positions (GPT-2) end there.
+    The context also limits it, as learned positions (GPT-2) end there. ``answered`` gets the number done.
     """
     prompts = [render_prompt(record, tokenizer) for record in records]
     settings, form = generation.decoding(model, tokenizer), form_of(tokenizer)
@@ -121,6 +122,8 @@ def greedy_answers(
             for i, row in zip(batch, tokens.tolist(), strict=True):
                 said = list(takewhile(lambda token: token not in ends, row))
                 answers[members[i]] = answer_text(said, tokenizer, form)
+            answered(len(batch))
+    answered(sum(room <= 0 for room in rooms))
     return answers
 
 
@@ -166,14 +169,19 @@ def choose_labels(
     tokenizer: PreTrainedTokenizerBase,
     records: Sequence[Example],
     labels: Sequence[str],
+    chose: Heard = unheard,
 ) -> list[str]:
     """Return the likeliest label for each example, by log-likelihood of the label and its end token.
 
-    The prompt goes through the model once; all labels share its key-value cache.
+    The prompt goes through the model once; all labels share its key-value cache. ``chose`` hears of each.
     """
     model.eval()
+    chosen = []
     with torch.inference_mode():
-        return [labels[int(_label_nats(model, tokenizer, record, labels).argmin())] for record in records]
+        for record in records:
+            chosen.append(labels[int(_label_nats(model, tokenizer, record, labels).argmin())])
+            chose(1)
+    return chosen
 
 
 def pass_tokens(vocabulary: int) -> int:
@@ -194,18 +202,19 @@ def by_length(lengths: Sequence[int], most: int | None = None) -> Iterator[list[
         yield batch
 
 
-def render_all(records: Iterable[Example], tokenizer: PreTrainedTokenizerBase) -> list[Rendered]:
+def render_all(records: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> list[Rendered]:
     """Return token ids and loss mask of each example, tokenised in batches.
 
     Raises: as ``render``, for the first example that cannot be rendered.
     """
     result: list[Rendered] = []
-    records = iter(records)
-    while batch := list(islice(records, RENDERED_TOGETHER)):
-        for found in render_each(batch, tokenizer):
+    progress = ProgressLog(len(records), "examples tokenised", brief=True)
+    for start in range(0, len(records), RENDERED_TOGETHER):
+        for found in render_each(records[start : start + RENDERED_TOGETHER], tokenizer):
             if isinstance(found, DataError):
                 raise found
             result.append(found)
+        progress(len(result))
     return result
 
 

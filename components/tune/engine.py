@@ -17,6 +17,7 @@ from deepcuts.components.core import receipts, sigterm
 from deepcuts.components.core.errors import Preempted
 from deepcuts.components.core.orphans import end_with_parent
 from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.tune import asha
 from deepcuts.components.tune.asha import Draw, Search, assign
 from deepcuts.components.tune.space import text
 from deepcuts.components.tune.trials import LOST, Log, TrialRecord, begun, ended, recipe_of
@@ -24,6 +25,7 @@ from deepcuts.components.tune.trials import LOST, Log, TrialRecord, begun, ended
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 60.0
 """Time for a trial to commit a checkpoint after SIGTERM."""
+SAY_SECONDS = 10.0
 TRIES = 3
 """Attempts of a trial in one process of the search, if its failure may be the machine's fault."""
 MACHINE = ("infrastructure", "preempted")
@@ -58,6 +60,9 @@ class LocalSearch:
             draw,
         )
         self._running: list[Process] = []
+        self._began = self._spoke = time.monotonic()
+        self._before = sum(record.tokens for record in log.in_order())
+        """Tokens that earlier processes trained."""
 
     def run(self) -> None:
         """Run trials until the search has no more; each is logged from its start.
@@ -82,6 +87,7 @@ class LocalSearch:
                             "SIGTERM: trials stopped at a checkpoint; re-run the same command to resume"
                         )
                     time.sleep(POLL_SECONDS)
+                    self._say_often()
                     for process in [p for p in self._running if p.popen.poll() is not None]:
                         self._over(process, Path(scratch))
             finally:
@@ -155,17 +161,35 @@ class LocalSearch:
                 process.popen.wait()
             self._log.put(_with_receipt(process))
 
+    def _left(self, tokens: int) -> str:
+        """Return ``, about 340 s left`` by the speed of this process; empty until a trial has ended."""
+        here, goal = tokens - self._before, asha.resource(self._search)
+        if here <= 0 or goal <= tokens:
+            return ""
+        return f", about {(time.monotonic() - self._began) * (goal - tokens) / here:.0f} s left"
+
+    def _say_often(self) -> None:
+        """Print the last line of a running trial, which has its own progress."""
+        if time.monotonic() - self._spoke < SAY_SECONDS or not self._running:
+            return
+        self._spoke = time.monotonic()
+        first = self._running[0]
+        lines = (first.folder / "stderr.log").read_text(errors="replace").splitlines()
+        if lines:
+            print(f"trial {first.record.number + 1}: {lines[-1]}", file=sys.stderr, flush=True)
+
     def _say(self) -> None:
         """Print ``12 trials, 2 running, 1 failed  best 2.134 nats (…)  34 units trained``."""
         records = self._log.in_order()
         ok = [record for record in records if record.valid_loss is not None]
         best = min(ok, key=lambda record: (-record.rung, record.valid_loss), default=None)
         named = " ".join(f"{name} {text(value)}" for name, value in best.values.items()) if best else ""
+        tokens = sum(record.tokens for record in records)
         print(
             f"{len(records)} trials, {len(self._running)} running, "
             f"{sum(record.state == 'failed' for record in records)} failed"
             + (f"  best {best.valid_loss:.3f} nats at rung {best.rung} ({named})" if best else "")
-            + f"  {sum(record.tokens for record in records) / self._search.levels[0]:.0f} units trained",
+            + f"  {tokens / self._search.levels[0]:.0f} units trained{self._left(tokens)}",
             file=sys.stderr,
             flush=True,
         )

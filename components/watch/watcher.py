@@ -10,6 +10,7 @@ import torch
 
 from deepcuts.components.core import escape, examples, files, scorecards
 from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.progress import ProgressLog
 from deepcuts.components.core.recipe import Recipe, training_id
 from deepcuts.components.core.scorecards import Score
 from deepcuts.components.core.store import Torn, open_store
@@ -49,6 +50,7 @@ class Watcher:
         self.history = History(
             objects, self.training_id, sampling.key(files.digest(valid), drawn, len(records))
         )
+        self._progress = ProgressLog(recipe.budget_tokens, "tokens scored")
         self._lost: set[int] = set()
         """Steps of checkpoints that were deleted, damaged or without finite scores."""
         self.unpaid: set[int] = set()
@@ -134,6 +136,7 @@ class Watcher:
             file=sys.stderr,
             flush=True,
         )
+        self._progress(scored.tokens)
         if self._patience and scores_without_gain(self.history.scored) >= self._patience:
             best = self.history.best
             self._messages.ask_to_stop(step, scored.tokens, best.step, self.history.best_weights)
@@ -141,7 +144,8 @@ class Watcher:
     def score(self, progress: TrainingProgress, weights: Path) -> Scored:
         """Score like in-loop evaluation at that step, bit for bit on the same hardware."""
         load_weights(self._loss, weights)
-        nats = scoring.answer_nats(self._loss, self._rendered)
+        scored = ProgressLog(len(self._rendered), "examples scored", brief=True).add
+        nats = scoring.answer_nats(self._loss, self._rendered, scored)
         lines = [Score(r.id, total, count) for r, (total, count) in zip(self._records, nats, strict=True)]
         card = scorecards.summarise(lines, files.digest(weights), self._split_digest, self._recipe.seed)
         return Scored(progress.step, progress.tokens, card, lines)

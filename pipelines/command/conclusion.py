@@ -66,6 +66,9 @@ def conclude(record: RunRecord, folder: Path, pools: Mapping[str, NodePool]) -> 
             out.print(f"log: {folder / 'tasks' / name / 'stderr.log'}", highlight=False, soft_wrap=True)
     if record.status == "interrupted":
         out.print(Text(interruption(record), "yellow"), soft_wrap=True)
+        if outputs and book:
+            cost = f"cost so far: {formatting.cost(book.total)} by price list"
+            out.print(f"{cost}; report: {page(outputs, folder)}", highlight=False, soft_wrap=True)
         return
     if outputs and book:
         for line in lines(charges.read(outputs / "ledger" / "ledger.jsonl"), book):
@@ -122,8 +125,11 @@ def read_ledger(outputs: Path) -> Ledger | None:
 
 def lines(rows: Sequence[Charge], book: Ledger) -> list[Text]:
     """Return the outcome of a run: release, quality, cuts, cost, savings, two answers, the next command."""
-    colour = COLOURS[outcome.status(rows)]
+    ended = outcome.status(rows, interrupted=book.interrupted)
+    colour = COLOURS[ended]
     said = [Text(outcome.headline(rows, book), f"bold {colour}")]
+    if repeated := outcome.repeated(rows):
+        said.append(Text(f"attempts: {repeated}"))
     said += [Text(length) for length in outcome.lengths(rows)]
     for measured in outcome.quality(book):
         interval = f"  (95\u00a0% interval {measured.range})" if measured.range else ""
@@ -144,7 +150,7 @@ def lines(rows: Sequence[Charge], book: Ledger) -> list[Text]:
             Text(f"  {name:7}{formatting.short(answer, ONE_LINE) or '(nothing)'}")
             for name, answer in each.said.items()
         ]
-    if outcome.status(rows) == "nothing released":  # else the first line says it
+    if ended == "nothing released":  # else the first line says it
         said.append(Text(f"{book.verdict}: {book.next_action}"))
     said.append(Text(f"next: {outcome.next_command(rows, book)}", "bold"))
     return said

@@ -45,6 +45,8 @@ def logs(
 ) -> None:
     """Show what the tasks of a run wrote: on this machine, or on Kubeflow (from store or pods)."""
     place = next((each for each in (Path(run), folder / run) if (each / "run.json").is_file()), None)
+    if not place and "/" in run:  # no id on a server has one
+        raise FileNotFoundError(f"{run}: no run.json in it: name the folder of a run")
     run_id = run_record.read(place).run_id if place else run
     if place and not run_id:
         found = here(place, task)

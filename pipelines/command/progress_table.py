@@ -62,8 +62,8 @@ def table(run: RunRecord, folder: Path, pools: Mapping[str, NodePool]) -> Table:
     rows = Table("task", "pool", "status", "seconds", "$", "", caption=CAPTION, caption_style="dim", box=None)
     spent = costs(run, pools)
     for name, task in run.tasks.items():
-        news = "\n".join(run_record.tail(folder / "tasks" / name, lines=1))
-        news = news if task.status == "running" or news.startswith(BEGINNING) else ""
+        news = run_record.news(folder / "tasks" / name)
+        news = news if task.status == "running" or BEGINNING in news else ""
         rows.add_row(
             task.name,
             task.pool,
@@ -89,10 +89,15 @@ def summary(run: RunRecord, folder: Path, pools: Mapping[str, NodePool], book: L
         rows.add_row(task.name, task.pool, Text(state(task), COLOURS.get(task.status, "")), *cells)
     seconds = sum(task.seconds for task in run.tasks.values())
     rows.add_section()
-    known = formatting.cost(book.total) if book else total(list(spent.values()))
-    rows.add_row("total", "", "", f"{seconds:.1f}", "", known)
-    if book and book.reused.node_seconds:
+    if not book:
+        rows.add_row("total", "", "", f"{seconds:.1f}", "", total(list(spent.values())))
+        return rows
+    counted = book.total.node_seconds
+    rows.add_row("total in the ledger", "", "", f"{counted:.1f}", "", formatting.cost(book.total))
+    if book.reused.node_seconds:
         rows.caption = f"{CAPTION}; earlier runs paid {formatting.cost(book.reused)} of the total"
+    elif seconds > counted:  # processes start, and the runner hashes and caches what they leave
+        rows.caption = f"{CAPTION}; the ledger counts {seconds - counted:.1f} s less: starts and caching"
     return rows
 
 
@@ -151,13 +156,13 @@ class Board:
         now = clock.local()
         for name, task in run.tasks.items():
             status, said = self._shown.get(name, ("waiting", ""))
-            news = "\n".join(run_record.tail(self._folder / "tasks" / name, lines=1))
+            news = run_record.news(self._folder / "tasks" / name)
             quiet = now.timestamp() - self._spoke.get(name, 0.0) < QUIET_SECONDS
             if state(task) == status and (task.status != "running" or news == said or quiet):
                 continue
             self._shown[name], self._spoke[name] = (state(task), news), now.timestamp()
             cost = formatting.money(usd(task.seconds, self._pools.get(task.pool)))
-            text = news if task.status == "running" or news.startswith(BEGINNING) else task.message
+            text = news if task.status == "running" or BEGINNING in news else task.message
             line = (
                 f"{now:%H:%M:%S} {task.name} [{task.pool}] {state(task)} {task.seconds:.1f} s {cost} {text}"
             )

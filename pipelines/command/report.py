@@ -15,7 +15,7 @@ from rich.text import Text
 from deepcuts.components.core.cli import write_json
 from deepcuts.pipelines.command import packages
 from deepcuts.pipelines.command.conclusion import conclude, ledger_folder, page, pools_of
-from deepcuts.pipelines.command.options import AsJson, Folder, Sets, out, print_json
+from deepcuts.pipelines.command.options import AsJson, File, Folder, Sets, out, print_json
 from deepcuts.pipelines.command.run import fills
 from deepcuts.pipelines.run_file import settings
 from deepcuts.pipelines.runner import run_record
@@ -86,20 +86,31 @@ def _as_json(folder: Path) -> dict[str, Any]:
 
 
 def ablate(
-    file: Annotated[Path, typer.Argument(metavar="STUDY", help="A study (YAML).", show_default=False)],
+    study_file: Annotated[Path, typer.Argument(metavar="STUDY", help="A study (YAML).", show_default=False)],
+    file: File = None,
     sets: Sets = [],  # noqa: B006
     folder: Folder = Path("runs"),
     parallel: Annotated[int, typer.Option(min=1, help="Concurrent runs; CPU time is compared.")] = 1,
 ) -> None:
-    """Run every arm of a study as a pipeline, and compare cost at equal quality; resumable."""
+    """Run every arm of a study as a pipeline, and compare cost at equal quality; resumable.
+
+    What it finds is left in the store: the report of a run that trains like an arm cites it.
+    """
     from deepcuts.pipelines.studies import (
         ablation,
         ablation_report,  # matplotlib takes a second to import
+        deposit,
     )
 
-    study = study_spec.read(file)
-    given, place = settings.override({}, sets), folder / study.name
-    ablation.check(study, packages.read(study.pipeline), given, fills(place / "store"))
+    study = study_spec.read(study_file)
+    given, problems = settings.given(file, sets)
+    if problems:
+        raise ValueError("\n".join(problems))
+    given.pop(settings.CONFIRM, None)  # nobody is there to ask during a trial
+    pipeline, place = packages.read(study.pipeline), folder / study.name
+    ablation.check(study, pipeline, given, fills(place / "store"))
+    first = next(study_spec.trials(study))
+    filled = settings.complete(pipeline, study_spec.parameters(study, first, given), fills(folder / "store"))
     results = ablation.run(study, given, place, parallel, say=lambda line: print(line, file=sys.stderr))
     ended = {result.trial for result in results}
     missing = [trial.folder for trial in study_spec.trials(study) if trial not in ended]
@@ -111,6 +122,9 @@ def ablate(
     (place / "ablation.html").write_text(ablation_report.page(found))
     out.print(Markdown(ablation_report.markdown(found), hyperlinks=False))
     out.print(f"report: {place / 'ablation.html'}", highlight=False, soft_wrap=True)
+    if record := deposit.record(study, results):
+        where = deposit.leave(record, filled["store_uri"])
+        out.print(f"reports of runs that train like these will cite {where}", highlight=False, soft_wrap=True)
     raise typer.Exit(1 if missing else 0)
 
 

@@ -30,7 +30,15 @@ from deepcuts.pipelines.command.options import (
     out,
 )
 from deepcuts.pipelines.run_file import parameters, places, settings
-from deepcuts.pipelines.runner import extras, local, pipeline_spec, placeholders, run_record, spec_types
+from deepcuts.pipelines.runner import (
+    extras,
+    ledger_here,
+    local,
+    pipeline_spec,
+    placeholders,
+    run_record,
+    spec_types,
+)
 
 
 def run(
@@ -88,6 +96,9 @@ def run(
             show=board,
             until=until,
         )
+    if record.status == "interrupted":
+        with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C goes without the page
+            ledger_here.write(place / "pipeline.yaml", record, place)
     conclude(record, place, pools)
     raise typer.Exit(record.exit_code or 0)
 

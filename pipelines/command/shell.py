@@ -30,7 +30,7 @@ EXAMPLES = {
     "schema": ("schema finetune -o run.schema.json",),
     "doctor": ("doctor", "doctor --json"),
     "report": ("report runs/finetune-20261130-090000", "report runs/finetune-* --html compared.html"),
-    "ablate": ("ablate study.yaml --set data_uri=tickets.jsonl",),
+    "ablate": ("ablate study.yaml -f run.yaml", "ablate study.yaml --set data_uri=tickets.jsonl"),
     "releases": ("releases", "releases --json"),
     "chat": ("chat model", 'chat model --prompt "My card is lost."'),
     "export": ("export model --to served-model", "export model/VERSION --to s3://bucket/models/mine"),

@@ -35,7 +35,7 @@ from deepcuts.pipelines.command.options import (
 )
 from deepcuts.pipelines.command.run import new_folder
 from deepcuts.pipelines.run_file import places
-from deepcuts.pipelines.runner import pipeline_spec
+from deepcuts.pipelines.runner import ledger_here, pipeline_spec
 
 if TYPE_CHECKING:
     from deepcuts.pipelines.kubeflow.client import Server, Version
@@ -119,7 +119,7 @@ def _run(
     Unless it is the ``last`` run, it is stopped as soon as a task has lost its pod for good. It is also
     stopped if one of the ``movable`` tasks finds no room in its pool in time.
     """
-    from deepcuts.pipelines.kubeflow import follow, full_pools, ledger_here, pods, run_outputs
+    from deepcuts.pipelines.kubeflow import follow, full_pools, pods, run_outputs
 
     run_id = server.start(version, place.name, arguments, experiment, root)
     place.mkdir(parents=True, exist_ok=True)
@@ -137,7 +137,8 @@ def _run(
             full_pool=partial(full_pools.find, seen, movable, known, room_within_seconds),
         )
     if store:
-        ledger_here.write(place / "pipeline.yaml", record, store, place)
+        if not ledger_here.has_ledger(record, place):
+            ledger_here.write(place / "pipeline.yaml", record, place, store.uri(run_id))
         if record.status != "done" and (trainings := arguments.get("store_uri")):
             lease.release_run(open_store(trainings), store.uri(run_id))
     conclude(record, place, known)

@@ -179,7 +179,7 @@ def judge() -> Json:
     counted = {name.replace("-", "_"): f"{CARRY}/{name}.json" for name in RECEIPTS}
     bill = ["python", "-m", "deepcuts.components.ledger.step", "--run", "", "--receipts", json.dumps(counted)]
     bill += ["--scorecards", json.dumps({"before": f"{CARRY}/before", "after": f"{CARRY}/after"})]
-    bill += ["--curves", json.dumps({"finetune": f"{CARRY}/curve.jsonl"}), "--plans", "{}"]
+    bill += ["--curves", json.dumps({"finetune": f"{CARRY}/curve.jsonl"}), "--plans", "{}", "--studies", ""]
     bill += ["--nodepools", "@/nodepools/nodepools.yaml", "--margin-nats", str(MARGIN_NATS)]
     bill += ["--ledger", f"{CARRY}/ledger", "--summary", f"{CARRY}/ledger.md"]
     bill += ["--report", f"{CARRY}/report.html", "--receipt", f"{CARRY}/ledger.json"]

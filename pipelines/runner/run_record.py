@@ -1,5 +1,6 @@
 """Record of one run of a pipeline, by task, kept in ``run.json``."""
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +11,10 @@ from deepcuts.components.core.strict import MALFORMED
 BY_GRAVITY = (1, 2, 3, 137, 4, 5, 143)
 """Exit codes, worst first (``components/core/errors.py``; 137 is a killed process)."""
 
+PART = re.compile(r"(?P<name>\w+): part (?P<number>\d+ of \d+)")
+"""What a chain says before each of its steps (``components/core/chain.py``)."""
+RECENT_LINES = 200
+"""Lines of the end of a log, in which a chain's part is looked for."""
 TaskStatus = Literal["waiting", "running", "done", "failed", "skipped", "interrupted"]
 HELD_BACK = "a task before it failed"
 """Message of a task that did not run because an earlier one failed."""
@@ -77,6 +82,15 @@ def worst(run: RunRecord) -> int:
     """Return the most severe exit code of the failed tasks."""
     codes = [task.exit_code for task in run.tasks.values() if task.status == "failed" and task.exit_code]
     return min(codes, key=lambda code: BY_GRAVITY.index(code) if code in BY_GRAVITY else -1)
+
+
+def news(folder: Path) -> str:
+    """Return the last line of a task's log, after the part of a chain it is of: ``select (3 of 5): …``."""
+    lines = tail(folder, lines=RECENT_LINES)
+    part = next((found for line in reversed(lines) if (found := PART.fullmatch(line))), None)
+    if not part or lines[-1] == part[0]:
+        return lines[-1] if lines else ""
+    return f"{part['name']} ({part['number']}): {lines[-1]}"
 
 
 def tail(folder: Path, lines: int) -> list[str]:

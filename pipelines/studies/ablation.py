@@ -13,7 +13,7 @@ from deepcuts.components.core import scorecards, step_facts, verdicts
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.orphans import end_with_parent
 from deepcuts.components.core.step_facts import TrainingFacts
-from deepcuts.components.ledger import charges
+from deepcuts.components.ledger import charges, studied
 from deepcuts.components.ledger.charges import Charge
 from deepcuts.pipelines.run_file import settings
 from deepcuts.pipelines.runner import run_record, spec_types
@@ -135,7 +135,12 @@ def read(study: Study, trial: StudyTrial, folder: Path) -> TrialResult:
     rows = charges.read(Path(ledgers[0].artifacts["ledger"]) / "ledger.jsonl")
     card = Path(judged[0].artifacts[output])
     return TrialResult(
-        trial, scorecards.read(card).completion_loss.mean, scorecards.read_scores(card), cost(rows)
+        trial,
+        scorecards.read(card).completion_loss.mean,
+        scorecards.read_scores(card),
+        cost(rows),
+        studied.trainings(rows),
+        record.ended_at,
     )
 
 

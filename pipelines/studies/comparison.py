@@ -164,7 +164,7 @@ def change(compared: Comparison) -> str:
 
 def _ending(run: Summary) -> list[str]:
     """Return how a run ended, where it did not end well."""
-    status = outcome.status(run.rows)
+    status = outcome.status(run.rows, interrupted=run.run.status == "interrupted")
     return [status] if status in ("failed", "refused", "interrupted") else []
 
 

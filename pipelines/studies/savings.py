@@ -7,6 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from deepcuts.components.core import scorecards
+from deepcuts.components.core.receipts import Facts
 from deepcuts.components.core.scorecards import Comparison, Score
 from deepcuts.pipelines.studies.study_spec import Study, StudyTrial
 
@@ -34,6 +35,10 @@ class TrialResult(NamedTuple):
     loss: float
     scores: Sequence[Score]
     cost: RunCost
+    trainings: list[Facts] = []
+    """What was trained, as the ledger of another run would recognise it."""
+    ended_at: str = ""
+    """UTC, ISO 8601."""
 
 
 class SavingsRow(msgspec.Struct, frozen=True):

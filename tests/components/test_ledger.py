@@ -87,6 +87,7 @@ class LedgerRun:
             "--scorecards": json.dumps(self.scorecards),
             "--curves": json.dumps(self.curves),
             "--plans": json.dumps(self.plans),
+            "--studies": "",
             "--nodepools": json.dumps({"pools": pools or (CPU, SPOT, LAB)}),
             "--margin-nats": "0.05",
             **{f"--{name}": str(self.folder / name) for name in ("ledger", "summary", "report", "receipt")},

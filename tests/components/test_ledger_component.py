@@ -22,6 +22,7 @@ def charged(nodepools: dict):
         scorecards={},
         curves={},
         plans={},
+        studies="",
         nodepools=nodepools,
         margin_nats=0.05,
     ).set_caching_options(False)

@@ -66,6 +66,18 @@ def test_a_task_that_was_interrupted_and_then_ended_well_does_not_count():
     assert outcome.status(found) == "released"
 
 
+def test_a_chain_whose_step_left_no_receipt_is_what_stopped_the_run():
+    message = "ingest ended with exit code 137"
+    chain = receipt("chain", "cpu", 1.0, end_reason="infrastructure", message=message)
+    found = charges({"prepare_start": [chain], "fetch_data": [receipt("fetch", "cpu", 1.0)]}, POOLS)
+    assert outcome.status(found) == "failed" and outcome.reason(found) == message
+    book = balance(found, {}, {})
+    assert outcome.headline(found, book).startswith("Failed: prepare failed because")
+    stopped = balance(found, {}, {}, interrupted=True)
+    assert outcome.headline(found, stopped) == "Interrupted in prepare: run the same command to resume"
+    assert outcome.done(found) == "fetch data"
+
+
 def test_what_was_released_and_where():
     found = rows(publish())
     book = balance(found, {}, {})

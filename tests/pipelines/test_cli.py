@@ -494,8 +494,25 @@ def test_logs_of_a_run_here_are_shown_by_task_and_a_wrong_name_lists_them(packag
     shown = capsys.readouterr().out
     assert "waiting" in shown and "make" not in shown
     assert deepcuts("logs", Path(run).name) == 0, "its name below runs/ is enough"
+    assert deepcuts("logs", "runs/none") == 3, "a folder, so no server is asked"
+    assert "no run.json in it" in capsys.readouterr().err
     assert deepcuts("logs", run, "wat") == 3
     assert "its tasks are" in capsys.readouterr().err
+
+
+def test_progress_of_a_chain_names_the_part_that_it_is_of(tmp_path):
+    log = tmp_path / "stderr.log"
+    for written, shown in (
+        ("", ""),
+        ("select: part 3 of 5\n", "select: part 3 of 5"),
+        (
+            "ingest: part 2 of 5\n1%  1 of 99 rows\n9%  9 of 99 rows  30 s left\n",
+            "ingest (2 of 5): 9%  9 of 99 rows  30 s left",
+        ),
+        ("9%  9 of 99 rows  30 s left\n", "9%  9 of 99 rows  30 s left"),
+    ):
+        log.write_text(written)
+        assert run_record.news(tmp_path) == shown
 
 
 def test_an_interruption_names_the_part_of_a_chain_and_a_failure_only_its_reason():

@@ -17,9 +17,9 @@ from deepcuts.components.core.receipts import Meter, Receipt
 from deepcuts.components.core.store import Store, open_store
 from deepcuts.pipelines import pools
 from deepcuts.pipelines.command import cli, options, packages
-from deepcuts.pipelines.kubeflow import client, follow, inputs, ledger_here, pods, run_outputs
+from deepcuts.pipelines.kubeflow import client, follow, inputs, pods, run_outputs
 from deepcuts.pipelines.placement import on
-from deepcuts.pipelines.runner import pipeline_spec, run_record
+from deepcuts.pipelines.runner import ledger_here, pipeline_spec, run_record
 from tests.pipelines import kubeflow
 from tests.pipelines.kubeflow import Kubeflow, node
 from tests.pipelines.toys.faces import join, make, wait
@@ -388,7 +388,10 @@ def test_run_whose_ledger_task_was_ended_with_it_gets_its_ledger_here(tmp_path):
     store = open_store((tmp_path / "store").as_uri())
     for key, data in attempt("prepare").items():
         store.put_bytes(f"run-1/prepare/{key}", data)
-    ledger_here.write(tmp_path / "pipeline.yaml", run, store, tmp_path)
+    run.status = "interrupted"
+    assert not ledger_here.has_ledger(run, tmp_path)
+    ledger_here.write(tmp_path / "pipeline.yaml", run, tmp_path, store.uri("run-1"))
+    assert ledger_here.has_ledger(run, tmp_path)
     outputs = tmp_path / "tasks" / "ledger" / "outputs"
     total = json.loads((outputs / "ledger" / "ledger.json").read_text())["total"]
     assert total["node_seconds"] == 2.0 and run.tasks["ledger"].status == "done"

@@ -3,19 +3,27 @@
 import html
 import warnings
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 import typer
 
+from deepcuts.components.core import scorecards
+from deepcuts.components.core.cli import write_json
 from deepcuts.components.core.scorecards import Score
+from deepcuts.components.ledger import charges, studied
+from deepcuts.components.ledger.charges import charges as charged
+from deepcuts.components.ledger.step import lines_of
 from deepcuts.pipelines import pools
 from deepcuts.pipelines.command import packages, report
 from deepcuts.pipelines.run_file import settings
 from deepcuts.pipelines.runner import pipeline_spec
-from deepcuts.pipelines.studies import ablation, ablation_report, savings, study_spec
+from deepcuts.pipelines.runner.run_record import RunRecord, TaskRecord
+from deepcuts.pipelines.studies import ablation, ablation_report, deposit, savings, study_spec
 from deepcuts.pipelines.studies.savings import RunCost, TrialResult
 from deepcuts.pipelines.studies.study_spec import Arm, Study, StudyTrial
+from tests.components.test_ledger import POOLS, receipt
 from tests.conftest import ROOT
 
 FILES = sorted((packages.HERE / "studies").glob("*.yaml"))
@@ -165,6 +173,29 @@ def test_a_joint_arm_that_never_reaches_the_quality_has_no_ratio():
     assert found.joint_ratio is None and found.naive_ratio is None
 
 
+def test_what_a_study_found_is_left_for_the_runs_that_train_as_its_arms_did(tmp_path):
+    made = [
+        r._replace(
+            trainings=[{"training_id": f"{r.trial.arm}-{r.trial.budget_tokens}-{r.trial.seed}"}],
+            ended_at=f"2026-11-2{r.trial.seed}T10:00:00+00:00",
+            cost=cost(r.cost.train_cpu_seconds + 10 * r.trial.seed * (r.trial.arm == "good")),
+        )
+        for r in RESULTS
+    ]
+    record = deposit.record(STUDY, made)
+    deposit.leave(record, tmp_path.as_uri())
+    assert studied.read(tmp_path.as_uri()) == [record]
+    arms = {(arm.arm, arm.budget_tokens): arm for arm in record.arms}
+    assert record.date == "2026-11-22" and record.reference == "plain" and ("tried", 200) not in arms
+    good = arms["good", 100]
+    assert good.trainings == [[{"training_id": f"good-100-{seed}"}] for seed in range(3)]
+    # plain's run and its search, 200 + 200, over 100, 110 and 120 seconds
+    assert good.train_ratio == pytest.approx(400 / 110)
+    assert (good.train_ratio_low, good.train_ratio_high) == pytest.approx((400 / 120, 400 / 100))
+    assert good.comparison.non_inferior and not arms["bad", 200].comparison.non_inferior
+    assert deposit.record(msgspec.structs.replace(STUDY, reference=""), made) is None
+
+
 def test_rows_compare_with_the_named_arm_and_refusals_are_listed():
     found = savings.find(STUDY, RESULTS, ["good-100-1"])
     text = ablation_report.markdown(found)
@@ -209,15 +240,86 @@ def test_no_trial_can_go_on_from_the_checkpoints_of_another(tmp_path):
     assert len(stores) == len(found)
 
 
+MINI = """
+name: mini
+question: Does packing pay?
+set: {recipe: {method: full}}
+seeds: [0, 1]
+budgets: [4096]
+margin_nats: 0.2
+reference: padded
+arms:
+  - {name: padded, why: a row for each example, set: {recipe.packing: false}}
+  - {name: packed, why: several in a row, against: [padded]}
+"""
+
+
+def ran(trial: StudyTrial, study: Study, given: dict[str, Any], place: Path) -> None:
+    """Leave what a finished trial leaves: its record, the judge's Scorecard, the ledger."""
+    folder = place / trial.folder
+    nats = [1.0 + i / 10 for i in range(8)]
+    scores = [Score(f"q{i}", value, 1) for i, value in enumerate(nats)]
+    scorecards.write(folder / "card", scorecards.summarise(scores, "m", "s", 0), scores)
+    seconds = 50.0 if trial.arm == "packed" else 100.0
+    facts = {
+        "training_id": f"{trial.arm}{trial.seed}",
+        "train_seconds": seconds,
+        "train_cpu_seconds": seconds,
+    }
+    rows = charged({"finetune": [receipt("finetune", "cpu", seconds, facts=facts)]}, POOLS)
+    (folder / "ledger").mkdir()
+    (folder / "ledger/ledger.jsonl").write_bytes(lines_of(rows))
+    tasks = {
+        name: TaskRecord(name=name, step=name, pool="cpu", status="done", artifacts=artifacts)
+        for name, artifacts in {
+            "judge": {"candidate": str(folder / "card")},
+            "ledger": {"ledger": str(folder / "ledger")},
+        }.items()
+    }
+    record = RunRecord(
+        pipeline="finetune",
+        package_digest="",
+        arguments=ablation.arguments_of(study, trial, given, place),
+        parallel=1,
+        started_at="2026-11-29T10:00:00+00:00",
+        ended_at="2026-11-30T10:00:00+00:00",
+        status="done",
+        tasks=tasks,
+    )
+    write_json(folder / "run.json", record)
+
+
+def test_ablate_leaves_what_it_found_in_the_store_of_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mini.yaml").write_text(MINI)
+    (tmp_path / "t.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    (tmp_path / "run.yaml").write_text(f"base_uri: {ROOT}/pipelines/examples/base\ndata_uri: t.jsonl\n")
+    study, (given, _) = study_spec.read(Path("mini.yaml")), settings.given(Path("run.yaml"), [])
+    for trial in study_spec.trials(study):
+        ran(trial, study, given, tmp_path / "runs/mini")
+    with pytest.raises(typer.Exit) as ended:
+        report.ablate(Path("mini.yaml"), Path("run.yaml"), [], Path("runs"), parallel=1)
+    assert ended.value.exit_code == 0 and "studies/mini.json" in capsys.readouterr().out
+    rows = charged({"finetune": [receipt("finetune", "cpu", 1.0, facts={"training_id": "packed1"})]}, POOLS)
+    (found,) = studied.savings(studied.read((tmp_path / "runs/store").as_uri()), rows)
+    assert found.saves and found.what.startswith("took 0.50 of the training CPU time (0.50 to 0.50 by seed)")
+    assert "study mini of 2026-11-30, 2 seeds, arm packed, 4,096 tokens" in found.what
+
+
 @pytest.mark.slow  # minutes: every arm is a whole pipeline
 def test_smoke_study_runs_every_arm_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # as a user does: everything is relative to where they are
     (tmp_path / "tickets.jsonl").symlink_to(packages.HERE / "examples/support.jsonl")
     words = [f"base_uri={(packages.HERE / 'examples/base').as_uri()}", "data_uri=tickets.jsonl"]
     with pytest.raises(typer.Exit) as ended:
-        report.ablate(packages.HERE / "studies/smoke.yaml", words, Path("runs"), parallel=2)
+        report.ablate(packages.HERE / "studies/smoke.yaml", None, words, Path("runs"), parallel=2)
     assert ended.value.exit_code == 0
     first = (tmp_path / "runs/smoke/ablation.json").read_bytes()
+    (record,) = studied.read((tmp_path / "runs/store").as_uri())
+    trial = tmp_path / "runs/smoke/length-8192-1"
+    rows = charges.read(trial / "tasks/ledger/outputs/ledger/ledger.jsonl")
+    (found,) = studied.matching([record], rows)
+    assert (found.arm.arm, found.arm.budget_tokens) == ("length", 8192)
     with pytest.raises(typer.Exit):
-        report.ablate(packages.HERE / "studies/smoke.yaml", words, Path("runs"), parallel=2)
+        report.ablate(packages.HERE / "studies/smoke.yaml", None, words, Path("runs"), parallel=2)
     assert (tmp_path / "runs/smoke/ablation.json").read_bytes() == first

@@ -1,11 +1,12 @@
-"""Write the ledger of a run whose own ledger task did not run, as when the server cancels a run."""
+"""Write the ledger of a run whose own ledger task did not run, because it was interrupted or cancelled."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 from deepcuts.components.core.cli import write_json
-from deepcuts.components.core.store import Store
+from deepcuts.components.core.run_records import INTERRUPTED
 from deepcuts.pipelines.runner import pipeline_spec, placeholders, run_record, spec_types
 from deepcuts.pipelines.runner.local import ROOT
 from deepcuts.pipelines.runner.placeholders import TaskValues
@@ -14,30 +15,45 @@ from deepcuts.pipelines.runner.run_record import RunRecord
 LEDGER = "ledger"
 
 
-def write(package: Path, run: RunRecord, store: Store, folder: Path) -> None:
-    """Run the ledger task of ``package`` here on the records of the run, unless there is a ledger.
+def write(package: Path, run: RunRecord, folder: Path, records: str = "") -> None:
+    """Run the ledger task of ``package`` here on the records of the run.
 
     Args:
         package: Compiled pipeline (YAML).
-        run: Record of a finished run; its ledger task becomes ``done``, or gets the reason of the failure.
-        store: Open at ``<pipeline root>/<pipeline>``.
-        folder: Folder of the run; outputs go where a downloaded ledger would be.
+        run: Record of a run that has ended; its ledger task becomes ``done``, or gets the reason why not.
+        folder: Folder of the run; outputs go where its own ledger would have left them.
+        records: URI of the run's folder in a store; empty if its records are in ``folder``.
     """
     pipeline = pipeline_spec.read(package)
     for path, leaf in pipeline_spec.leaves(pipeline):
         task, made = run.tasks[path], folder.absolute() / "tasks" / path / "outputs"
-        if task.step != LEDGER or (made / LEDGER / "ledger.json").exists():
+        if task.step != LEDGER:
             continue
         made.mkdir(parents=True, exist_ok=True)
-        argv = _argv(pipeline, leaf, run, made, store.uri(f"{run.run_id}/{path}/here/{LEDGER}"))
-        ended = subprocess.run([sys.executable, *argv[1:]], cwd=ROOT, capture_output=True, text=True)
+        artifact = f"{records}/{path}/here/{LEDGER}" if records else f"file://{made / LEDGER}"
+        ended = subprocess.run(
+            [sys.executable, *_argv(pipeline, leaf, run, made, artifact)[1:]],
+            cwd=ROOT,
+            env=os.environ | ({INTERRUPTED: "1"} if run.status == "interrupted" else {}),
+            capture_output=True,
+            text=True,
+        )
         (made.parent / "stderr.log").write_text(ended.stderr)
         task.exit_code = ended.returncode
         if ended.returncode:
             task.status, task.message = "failed", "\n".join(run_record.tail(made.parent, lines=5))
         else:
-            task.status, task.message = "done", "written here: the server did not run it to its end"
+            task.status, task.message = "done", "written after the run had ended"
         write_json(folder / "run.json", run)
+
+
+def has_ledger(run: RunRecord, folder: Path) -> bool:
+    """Tell whether the run's own ledger task left a ledger in ``folder``."""
+    return any(
+        (folder / "tasks" / path / "outputs" / LEDGER / "ledger.json").exists()
+        for path, task in run.tasks.items()
+        if task.step == LEDGER
+    )
 
 
 def _argv(
