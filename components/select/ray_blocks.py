@@ -210,7 +210,7 @@ def counted(parts: pa.Table, corpus: str, tokenizer: Any) -> Iterator[pa.Table]:
     from deepcuts.components.training import scoring  # loads torch, which most workers do without
 
     for uri, first in zip(parts["uri"].to_pylist(), parts["first"].to_pylist(), strict=True):
-        found = scoring.render_all(read(Part(uri, first), corpus), tokenizer)
+        found = scoring.render_all(list(read(Part(uri, first), corpus)), tokenizer)
         positions = np.arange(first, first + len(found))
         yield pa.table({"position": positions, "tokens": [len(rendered.ids) for rendered in found]})
 

@@ -26,7 +26,7 @@ from deepcuts.components.select.near import Bands
 from deepcuts.components.select.remaining import Excerpt, Remaining
 from deepcuts.components.select.report import Dropped
 from deepcuts.components.select.views import View
-from deepcuts.components.training import models, scoring
+from deepcuts.components.training import models, stored_lengths
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -121,9 +121,9 @@ class RaySelection(Remaining):
         return super().facts() | own | {"ray_workers": self._workers}
 
     def _lengths(self, base: Path, stored: NDArray[np.int64]) -> list[int]:
-        """Return the number of tokens of each row, as ``scoring.lengths`` does."""
+        """Return the number of tokens of each row, as ``stored_lengths.lengths`` does."""
         tokenizer = models.load_tokenizer(base)
-        places = scoring.checked_places(stored.tolist())
+        places = stored_lengths.checked_places(stored.tolist())
         wanted = frozenset(self._positions[places].tolist())
         table = _collected(self._of_parts(blocks.picked, wanted=wanted))
         records = dict(zip(table["position"].to_pylist(), table["record"].to_pylist(), strict=True))
@@ -131,7 +131,7 @@ class RaySelection(Remaining):
             msgspec.json.decode(records[position], type=Example)
             for position in self._positions[places].tolist()
         ]
-        if bool(stored.all()) and scoring.are_lengths(checked, tokenizer):
+        if bool(stored.all()) and stored_lengths.are_lengths(checked, tokenizer):
             return [int(tokens) for tokens in stored]
         table = _collected(self._of_parts(blocks.counted, tokenizer=tokenizer)).sort_by("position")
         tokens: list[int] = table["tokens"].to_numpy()[self._positions].tolist()

@@ -25,7 +25,7 @@ from deepcuts.components.select.report import Dropped
 from deepcuts.components.select.representations import Vectors, directions, embed
 from deepcuts.components.select.semantic import semantic_duplicates
 from deepcuts.components.select.target import target
-from deepcuts.components.training import models, scoring
+from deepcuts.components.training import models, scoring, stored_lengths
 from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.render import Rendered
 
@@ -44,7 +44,7 @@ class Selection(Remaining):
         self.base, self.embedder_uri, self.records = base, embedder_uri, [given[row] for row in self.order]
         self.tokenizer = models.load_tokenizer(base)
         super().__init__(
-            scoring.lengths(self.records, self.tokenizer), [record.label for record in self.records]
+            stored_lengths.lengths(self.records, self.tokenizer), [record.label for record in self.records]
         )
         self.texts = [duplicates.text(record) for record in self.records]
         self.scoring_tokens = 0

@@ -22,7 +22,7 @@ import msgspec
 
 from deepcuts.components.core import examples, files
 from deepcuts.components.core.examples import Example, Message
-from deepcuts.components.training import models, scoring
+from deepcuts.components.training import models, stored_lengths
 from tests.benchmarks.duplicates import BASE, corpus
 
 OUTPUTS = ("cut", "dropped", "report")
@@ -51,7 +51,7 @@ def write(folder: Path, count: int) -> None:
         )
         for number, text in enumerate(texts)
     ]
-    lengths = scoring.lengths(records, models.load_tokenizer(BASE))
+    lengths = stored_lengths.lengths(records, models.load_tokenizer(BASE))
     records = [
         msgspec.structs.replace(record, tokens=length)
         for record, length in zip(records, lengths, strict=True)
