@@ -11,8 +11,11 @@ Layout, below ``<run>/<task>/attempts-<identity>/``::
     alive/<id>              Alive: its seconds so far, every 10 s
     receipts/<id>/<name>    its Receipt; one per step if the task has several
     inputs.json             URIs of its input artifacts, by input name
+    labels/<id>             labels of its node, where the pod may not read them itself
     left/<name>             outputs of a failed attempt, which KFP does not upload
     terminal.json           Terminal: a final end
+
+A task over several nodes has a folder like this for each, ``attempts-<identity>-node-<number>/``.
 """
 
 import hashlib
@@ -53,6 +56,10 @@ pods at every level of the DAG, and 11 pods used up one of two retries."""
 UNREACHABLE = (StoreError, ValueError, OSError)
 """Store errors to ignore here; a step that needs the store reports them itself."""
 OBJECT_STORES = ("minio", "s3")
+NODE = "-node-"
+"""Before the number of a node in the name of its folder."""
+POD_RECEIPTS = "DEEPCUTS_POD_RECEIPTS"
+"""Environment variable with the URI under which a step leaves receipts of other pods that it started."""
 RUN = "DEEPCUTS_RUN"
 """Environment variable with the run's name for ``training/lease.py``; in a Job it is the Job's uid."""
 
@@ -92,9 +99,9 @@ class Attempts:
     The prefix belongs to the run, so a new run starts afresh.
     """
 
-    def __init__(self, store: "Store", prefix: str) -> None:
+    def __init__(self, store: "Store", prefix: str, own_id: str = "") -> None:
         self._store, self._prefix = store, prefix
-        self._id = uuid.uuid4().hex
+        self._id = own_id or uuid.uuid4().hex
 
     def begin(self, step: str, pool: str, started_at: str) -> int:
         """Return the number of this attempt, counted from 1; 1 if the store does not answer.
@@ -147,6 +154,10 @@ class Attempts:
         with suppress(*UNREACHABLE):
             self._put(f"receipts/{self._id}/{name}", receipt)
 
+    def receipts_uri(self) -> str:
+        """Return the URI of the folder in which ``leave`` puts receipts."""
+        return self._store.uri(f"{self._prefix}/receipts/{self._id}")
+
     def end(self, step: str, code: int, message: str) -> None:
         """Record a final end for later attempts; any other end is not recorded."""
         if code in FINAL:
@@ -182,7 +193,7 @@ def attempts(executor: Mapping[str, Any] | None, step: str) -> Attempts | None:
 
     A Job's manifest sets ``DEEPCUTS_ATTEMPTS``, a URI that belongs to the Job.
     """
-    uri, prefix = _of_task(executor) if executor else (os.environ.get("DEEPCUTS_ATTEMPTS", ""), step)
+    uri, prefix = of_task(executor) if executor else (os.environ.get("DEEPCUTS_ATTEMPTS", ""), step)
     if not uri:
         return None
     # imported here: the S3 client takes 0.2 s, and few runs outside KFP need it
@@ -201,18 +212,38 @@ def named_run(executor: Mapping[str, Any] | None) -> Iterator[None]:
 
     The variable is restored afterwards. A task whose outputs are not in an object store has no earlier pods.
     """
-    root, prefix = _of_task(executor) if executor else ("", "")
+    root, prefix = of_task(executor) if executor else ("", "")
     if not root or RUN in os.environ:
         yield
         return
-    os.environ[RUN] = f"{root}/{prefix.rsplit('/', 2)[0]}"
+    os.environ[RUN] = run_of(root, prefix)
     try:
         yield
     finally:
         del os.environ[RUN]
 
 
-def _of_task(executor: Mapping[str, Any]) -> tuple[str, str]:
+def run_of(root: str, prefix: str) -> str:
+    """Return the run's name from what ``of_task`` returns."""
+    return f"{root}/{prefix.rsplit('/', 2)[0]}"
+
+
+@contextmanager
+def pods_charged(attempts: Attempts | None) -> Iterator[None]:
+    """Tell the body, and processes that it starts, where receipts of pods that it starts go."""
+    if not attempts:
+        yield
+        return
+    before = os.environ.get(POD_RECEIPTS)
+    os.environ[POD_RECEIPTS] = before or attempts.receipts_uri()
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[POD_RECEIPTS]
+
+
+def of_task(executor: Mapping[str, Any]) -> tuple[str, str]:
     """Return (URI of the bucket, prefix in it); both empty if outputs are not in an object store.
 
     The local runner records its attempts itself. An output's URI is ``<pipeline
