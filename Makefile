@@ -48,7 +48,7 @@ image-data image-train image-serve image-ops: image-%:
 # the environment of `deepcuts compile` and `submit`. Without docker or podman: DEEPCUTS_DIGESTS=data=sha256:…,train=…
 digests:
 	@$(PYTHON) images/digests.py "$(ENGINE)" $(REGISTRY) $(TAG) \
-	  manifests/overlays/$(OVERLAY) manifests/serving/cpu manifests/serving/gpu manifests/katib
+	  manifests/overlays/$(OVERLAY) manifests/serving/cpu manifests/serving/gpu manifests/katib manifests/trainer
 
 # folders that kubeflow/pipelines-components takes, in build/catalogue:
 # make catalogue OWNERS=handle,handle VERIFIED=2026-11-30 REGISTRY=ghcr.io/kubeflow/… TAG=…

@@ -119,7 +119,7 @@ def finetune(
             "store": store_uri,
             "recipe": data.outputs["planned"],
         }
-        tuned = task("finetune", train, planned(data, "train"), stages.TRAIN_HOURS)(**training)
+        tuned = task("finetune", train, planned(data, "train", several=True), stages.TRAIN_HOURS)(**training)
         watched = task("watch", watch_training, planned(data, "watch"), stages.TRAIN_HOURS)(
             **training,
             patience=patience,

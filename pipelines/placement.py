@@ -7,7 +7,7 @@ from google.protobuf import json_format
 from kfp import dsl, kubernetes
 from kfp.kubernetes import common
 
-from deepcuts.components.core import executor_input, pods
+from deepcuts.components.core import executor_input, pods, spread
 from deepcuts.components.core.nodepools import NodePool
 
 SERVICES = {"registry": "MODEL_REGISTRY_URL", "mlflow": "MLFLOW_TRACKING_URI"}
@@ -37,6 +37,8 @@ class Place(NamedTuple):
     """Kueue queue for the pods' label."""
     device: str
     """Resource name of accelerators; on a pool without any, KFP asks for 0, which Kubernetes accepts."""
+    several: bool = False
+    """Whether the task can take several nodes if the plan says so."""
 
 
 def part_of(pool: NodePool, share: float, max_hours: float) -> Size:
@@ -92,6 +94,10 @@ def as_planned(place: Place, task: dsl.PipelineTask, *, max_hours: float) -> dsl
     task.set_accelerator_type(place.device).set_accelerator_limit(devices)
     # a condition's inputs have to be registered with kfp
     task.register_pipeline_channels([said[f"{place.name}_pool"], cpu, memory, devices])
+    if place.several:
+        task.inputs[spread.SPREAD] = nodes = said[f"{place.name}_nodes"]
+        if task.parent_task_group is not place.plan.parent_task_group:
+            task.register_pipeline_channels([nodes])
     if place.name == "train":
         _shared_memory(task)
     return _replaced_when_lost(task, max_hours)  # it may land on a spot pool

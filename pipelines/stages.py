@@ -65,11 +65,14 @@ FETCH = Size(1, "4Gi", max_hours=2)
 RELEASE, BOOKKEEPING = Size(2, "8Gi", max_hours=2), Size(1, "2Gi", max_hours=1)
 
 
-def planned(plan: dsl.PipelineTask, name: str) -> Place:
-    """Return the place ``name`` (train, scoring, watch) that ``plan`` decides on during the run."""
+def planned(plan: dsl.PipelineTask, name: str, *, several: bool = False) -> Place:
+    """Return the place ``name`` (train, scoring, watch) that ``plan`` decides on during the run.
+
+    ``several`` is for tasks that can take several nodes together.
+    """
     known = compiled_for()
     queue = known["training_queue" if name == "train" else "scoring_queue"]
-    return Place(plan, name, queue, known["device"])
+    return Place(plan, name, queue, known["device"], several)
 
 
 def compiled_for() -> dict[str, str]:
@@ -243,7 +246,7 @@ class Stages(NamedTuple):
 
         ``training`` is the Markdown of the search that found ``recipe``.
         """
-        tuned = task("finetune", finetune, planned(data, "train"), TRAIN_HOURS)(
+        tuned = task("finetune", finetune, planned(data, "train", several=True), TRAIN_HOURS)(
             base=base.outputs["model"],
             train=examples,
             valid=data.outputs["valid"],

@@ -20,7 +20,7 @@ from deepcuts.components.core import executor_input
 from deepcuts.components.core.executor_input import PARAMETER
 from tests.conftest import ROOT
 
-LIBRARIES = {"core", "gguf", "rayjob", "training", "joined"}
+LIBRARIES = {"core", "gguf", "joined", "rayjob", "training", "trainjob"}
 """Folders under components/ that are no step."""
 NAMES = sorted(p.name for p in (ROOT / "components").iterdir() if p.is_dir() and p.name[0] not in "_.")
 STEPS = [name for name in NAMES if name not in LIBRARIES]
@@ -200,7 +200,7 @@ def test_steps_and_what_they_share_never_load_kfp():
     faces = (".component", ".core.container")
     inside = [name for name in ours if not name.endswith(faces) and ".joined." not in name]
     assert first_to_load(inside, ("kfp",)) == ""
-    asking = (".tune_katib.", ".retrain.start", ".core.api_server", ".rayjob.")
+    asking = (".tune_katib.", ".trainjob.", ".rayjob.", ".retrain.start", ".core.api_server")
     elsewhere = [name for name in inside if not any(word in name for word in asking)]
     assert first_to_load(elsewhere, ("kubernetes",)) == ""
 

@@ -1,11 +1,18 @@
-"""Log in to the Kubernetes API, and tell why it refused a request."""
+"""Log in to the Kubernetes API, ask it with patience, and tell why it refused a request."""
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
-from kubernetes import config
+import urllib3
+from kubernetes import client, config
 
+from deepcuts.components.core.retry import retry
+
+T = TypeVar("T")
+FAULTS = (client.ApiException, urllib3.exceptions.HTTPError)
 OUTAGE_SECONDS = 600.0
 """An upgrade of the control plane takes minutes; running work continues meanwhile."""
 REQUEST_SECONDS = 30
@@ -30,6 +37,31 @@ def connect(namespace: str) -> str:
     except config.ConfigException as error:
         raise ValueError(f"no cluster to log in to ({error}): set KUBECONFIG") from error
     return namespace or str(context["context"].get("namespace", "default"))
+
+
+def ask(
+    call: Callable[..., T],
+    *words: Any,
+    judge: Callable[[Exception], Exception],
+    outage_seconds: float,
+    missing: int = 0,
+    **named: Any,
+) -> T | Any:
+    """Return the response to ``call``, or None if its status is ``missing``; waits out an outage.
+
+    Raises:
+        Exception: what ``judge`` makes of a refusal, or of an outage that lasts.
+    """
+
+    def once() -> T | None:
+        try:
+            return call(*words, _request_timeout=REQUEST_SECONDS, **named)
+        except client.ApiException as error:
+            if error.status == missing:
+                return None
+            raise
+
+    return retry(once, FAULTS, judge, outage_seconds)
 
 
 def exists_already(error: Exception) -> bool:

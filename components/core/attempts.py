@@ -11,8 +11,11 @@ Layout, below ``<run>/<task>/attempts-<identity>/``::
     alive/<id>              Alive: its seconds so far, every 10 s
     receipts/<id>/<name>    its Receipt; one per step if the task has several
     inputs.json             URIs of its input artifacts, by input name
+    labels/<id>             labels of its node, where the pod may not read them itself
     left/<name>             outputs of a failed attempt, which KFP does not upload
     terminal.json           Terminal: a final end
+
+A task over several nodes has a folder like this for each, ``attempts-<identity>-node-<number>/``.
 """
 
 import hashlib
@@ -55,6 +58,8 @@ UNREACHABLE = (StoreError, ValueError, OSError)
 OBJECT_STORES = ("minio", "s3")
 POD_RECEIPTS = "DEEPCUTS_POD_RECEIPTS"
 """Environment variable with the URI under which a step leaves receipts of other pods that it started."""
+NODE = "-node-"
+"""Before the number of a node in the name of its folder."""
 RUN = "DEEPCUTS_RUN"
 """Environment variable with the run's name for ``training/lease.py``; in a Job it is the Job's uid."""
 
@@ -94,9 +99,9 @@ class Attempts:
     The prefix belongs to the run, so a new run starts afresh.
     """
 
-    def __init__(self, store: "Store", prefix: str) -> None:
+    def __init__(self, store: "Store", prefix: str, own_id: str = "") -> None:
         self._store, self._prefix = store, prefix
-        self._id = uuid.uuid4().hex
+        self._id = own_id or uuid.uuid4().hex
 
     def begin(self, step: str, pool: str, started_at: str) -> int:
         """Return the number of this attempt, counted from 1; 1 if the store does not answer.
@@ -188,7 +193,7 @@ def attempts(executor: Mapping[str, Any] | None, step: str) -> Attempts | None:
 
     A Job's manifest sets ``DEEPCUTS_ATTEMPTS``, a URI that belongs to the Job.
     """
-    uri, prefix = _of_task(executor) if executor else (os.environ.get("DEEPCUTS_ATTEMPTS", ""), step)
+    uri, prefix = of_task(executor) if executor else (os.environ.get("DEEPCUTS_ATTEMPTS", ""), step)
     if not uri:
         return None
     # imported here: the S3 client takes 0.2 s, and few runs outside KFP need it
@@ -207,11 +212,11 @@ def named_run(executor: Mapping[str, Any] | None) -> Iterator[None]:
 
     The variable is restored afterwards. A task whose outputs are not in an object store has no earlier pods.
     """
-    root, prefix = _of_task(executor) if executor else ("", "")
+    root, prefix = of_task(executor) if executor else ("", "")
     if not root or RUN in os.environ:
         yield
         return
-    os.environ[RUN] = f"{root}/{prefix.rsplit('/', 2)[0]}"
+    os.environ[RUN] = run_of(root, prefix)
     try:
         yield
     finally:
@@ -233,7 +238,12 @@ def pods_charged(attempts: Attempts | None) -> Iterator[None]:
             del os.environ[POD_RECEIPTS]
 
 
-def _of_task(executor: Mapping[str, Any]) -> tuple[str, str]:
+def run_of(root: str, prefix: str) -> str:
+    """Return the run's name from what ``of_task`` returns."""
+    return f"{root}/{prefix.rsplit('/', 2)[0]}"
+
+
+def of_task(executor: Mapping[str, Any]) -> tuple[str, str]:
     """Return (URI of the bucket, prefix in it); both empty if outputs are not in an object store.
 
     The local runner records its attempts itself. An output's URI is ``<pipeline

@@ -39,6 +39,8 @@ def image_name(image: str) -> str:
 
 PLACE = {"pool": str, "selector": dict, "taints": list, "cpu": str, "memory": str, "devices": str}
 """Output parameters that place a pod, by type; KFP's driver takes numbers as text."""
+SPREAD = "nodes"
+"""Output parameter of a training: the nodes that it takes together (``core/spread.py``)."""
 
 
 class ChainedStep(NamedTuple):
@@ -90,9 +92,12 @@ def parameter_files(*beginnings: str) -> str:
 def places(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add to a component the output parameters that place pods, ``NAME_pool`` to ``NAME_devices``.
 
+    For ``train`` there is ``train_nodes``, too.
+
     The component receives them as one argument, ``placed``, which is the value of a flag.
     """
     kinds: dict[str, Any] = {f"{name}_{what}": kind for name in names for what, kind in PLACE.items()}
+    kinds |= {f"{name}_{SPREAD}": dict for name in names if name == "train"}
 
     def decorate(face: Callable[..., Any]) -> Callable[..., Any]:
         own = [each for each in inspect.signature(face).parameters.values() if each.name != "placed"]

@@ -42,6 +42,8 @@ def exit_code(error: BaseException) -> int:
             return 143
         case _ if "(os error " in str(error):  # a full disk, as safetensors and tokenizers (Rust) put it
             return 4
+        case _ if is_lost_peer(error):
+            return 4
         case _:
             return 1
 
@@ -73,6 +75,15 @@ def judged(what: str, fix: str, kind: type[DataError] = DataError) -> Iterator[N
         if not is_panic(error):
             raise
         raise kind(f"{what} ({_said(error)}): {fix}") from error
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Tell whether another process of a training went away, which is no bug of this one.
+
+    torch.distributed raises subclasses of DistError, Gloo a RuntimeError that names its source file.
+    """
+    dist = any(each.__name__ == "DistError" for each in type(error).__mro__)
+    return dist or "/gloo/transport/" in str(error)
 
 
 def is_panic(error: BaseException) -> bool:

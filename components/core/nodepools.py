@@ -34,6 +34,11 @@ class NodePool(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Bandwidth of the memory that holds the weights."""
     interconnect_bytes_per_second: Positive | None = None
     """Between the node's accelerators, per direction; null: the planner does not split a model here."""
+    max_nodes: Count = 1
+    """Most nodes that one training may take together; above 1 the cluster needs Kubeflow Trainer
+    (``manifests/trainer``)."""
+    network_bytes_per_second: Positive | None = None
+    """Between two nodes of the pool, per direction, measured; needed if ``max_nodes`` is above 1."""
     cpu_cores: Positive
     memory_bytes: Count
     spot: bool = False
@@ -55,6 +60,11 @@ class NodePool(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             raise ValueError(
                 f"pool {self.name!r}: accelerator {self.accelerator!r} with accelerator_count "
                 f"{self.accelerator_count}: set both or neither"
+            )
+        if self.max_nodes > 1 and self.network_bytes_per_second is None:
+            raise ValueError(
+                f"pool {self.name!r}: max_nodes {self.max_nodes} without network_bytes_per_second: measure "
+                "it between two nodes (iperf3, NCCL tests), as it decides whether several nodes pay off"
             )
         if self.usd_per_hour is not None and not (self.price_source and self.price_date):
             raise ValueError(

@@ -154,7 +154,7 @@ MEANINGS = {
         "gpu gpus num_gpus n_gpus gpu_type gpu_ids accelerator accelerators devices device device_map "
         "num_nodes num_processes nproc_per_node tensor_parallel_size"
     ),
-    "set recipe.strategy to auto, ddp or fsdp": "deepspeed fsdp fsdp_config ddp distributed_strategy",
+    "set recipe.strategy to auto, ddp, fsdp or hsdp": "deepspeed fsdp fsdp_config ddp distributed_strategy",
     "there is no such setting; leave it out": (
         "num_workers dataloader_num_workers preprocessing_num_workers dataset_num_proc num_proc"
     ),

@@ -1,6 +1,7 @@
 """Settings shared by all pods of a step: KFP task, Job, Katib trial."""
 
 import math
+from typing import Any
 
 from deepcuts.components.core.nodepools import NodePool, Toleration
 
@@ -58,6 +59,20 @@ def toleration(of: Toleration) -> dict[str, str]:
     """Return a toleration in Kubernetes' form."""
     how = {"operator": "Equal", "value": of.value} if of.value else {"operator": "Exists"}
     return {"key": of.key, "effect": "NoSchedule"} | how
+
+
+def environment() -> list[dict[str, Any]]:
+    """Return a container's ``env``: the store's keys and settings by reference, and the pod's placement."""
+    by_source = [("secretKeyRef", SECRET, SECRET_ENV), ("configMapKeyRef", SETTINGS, SETTINGS_ENV)]
+    found: list[dict[str, Any]] = [
+        {"name": variable, "valueFrom": {source: {"name": owner, "key": key, "optional": True}}}
+        for source, owner, keys in by_source
+        for key, variable in keys.items()
+    ]
+    return found + [
+        {"name": variable, "valueFrom": {"fieldRef": {"fieldPath": f"metadata.labels['{label}']"}}}
+        for variable, label in LABEL_ENV.items()
+    ]
 
 
 def cores(pool: NodePool, share: float) -> float:

@@ -91,7 +91,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Sequence-length warm-up, shortest rows first. Longer examples are trained once they fit."""
     micro_batch_size: Count = 8
     """Rows per forward pass and device (more in phases with shorter rows); affects memory and speed, not the
-    result."""
+    result. On a CPU the most: a pass takes fewer where that is about as fast."""
     packing: bool = True
     """Pack examples into rows without padding; otherwise one per row, padded to the longest in its pass."""
     share_prefixes: Literal["auto", "on", "off"] = "auto"
@@ -134,9 +134,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile. ``auto``: if a trial shows that it pays off; the trial may cost at most 1 % of the rest
     of the run."""
-    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
-    """``ddp``, ``fsdp``: one process per device of the node, with the full model or a shard of it. ``auto``:
-    one process, unless ``plan`` finds several cheaper or torchrun has started several (ddp)."""
+    strategy: Literal["auto", "ddp", "fsdp", "hsdp"] = "auto"
+    """One process per device with the full model (``ddp``), a shard (``fsdp``) or a shard of its node's copy
+    (``hsdp``). ``auto``: one, unless ``plan`` finds several cheaper or torchrun started several (``ddp``)."""
     evaluations_in_loop: Whole = 0
     """Number of evenly spread pauses in training to score the valid split; the control for ``watch``, which
     scores checkpoints concurrently (cut 11)."""
@@ -199,10 +199,10 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
                 f"trained_layers {self.trained_layers} freezes the embeddings and the blocks below: with it "
                 "leave out frozen, new_token_ids, initial random and trainable_embeddings yes"
             )
-        if self.strategy == "fsdp" and (self.base_precision == "nf4" or self.compile == "on"):
+        if self.strategy in SHARDED and (self.base_precision == "nf4" or self.compile == "on"):
             yield (
-                f"strategy fsdp goes neither with base_precision nf4 (here {self.base_precision}) nor with "
-                f"compile on (here {self.compile}): set strategy to ddp, or leave them out"
+                f"strategy {self.strategy} goes neither with base_precision nf4 (here {self.base_precision}) "
+                f"nor with compile on (here {self.compile}): set strategy to ddp, or leave them out"
             )
         lengths = [*(phase.seq_len for phase in self.length_phases), self.seq_len]
         ends = [*(phase.until_ratio for phase in self.length_phases), 1.0]
@@ -232,6 +232,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return next(lengths, self.seq_len)
 
 
+SHARDED = ("fsdp", "hsdp")  # no process holds all weights
 EXECUTION = {
     "budget_tokens",
     "epochs",

@@ -4,6 +4,7 @@ An artifact's URI names the run's folder: ``<run>/<task>/<random>/<name>`` on KF
 folder. What a task took from KFP's cache was made by an earlier run, found by the URIs of the inputs.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +15,7 @@ import msgspec
 from deepcuts.components.core import carry, node, records
 from deepcuts.components.core.attempts import (
     INPUTS,
+    NODE,
     OUTAGE_SECONDS,
     RECEIPT,
     TERMINAL,
@@ -135,12 +137,15 @@ def attempts(
     nodes: dict[str, dict[str, str]] = {}
     for attempt, key in starts.items() if pools else ():
         nodes[attempt] = records.read(store, key, Begun, "delete it, and its attempt is not counted").node
+    for key in [key for key in keys if "/labels/" in key]:
+        fix = "delete it, and its attempt is billed on the pool it was sent to"
+        nodes[key.rpartition("/")[2]] = records.read(store, key, dict[str, str], fix)
     for key in keys:
         *_, kind, attempt, name = key.split("/")
         if kind == "receipts":
             receipt = records.read(store, key, Receipt, "delete it, and its attempt counts as lost")
             receipt = _where(receipt, nodes.get(attempt, {}), pools)
-            found.setdefault(row(task, name, receipt.step), []).append(receipt)
+            found.setdefault(row(_of_node(task, key), name, receipt.step), []).append(receipt)
             spent[attempt] = spent.get(attempt, 0.0) + receipt.wall_seconds
             closed |= {attempt} if name == RECEIPT else set()
     for key in keys:
@@ -152,8 +157,14 @@ def attempts(
             seconds = records.read(store, sign, Alive, fix).seconds if sign in keys else 0.0
             lost = _lost(begun, round(max(0.0, seconds - spent.get(attempt, 0.0)), 3))
             lost = _where(lost, begun.node, pools)
-            found.setdefault(row(task, RECEIPT), []).append(lost)
+            found.setdefault(row(_of_node(task, key), RECEIPT), []).append(lost)
     return {name: sorted(group, key=lambda receipt: receipt.attempt) for name, group in found.items()}
+
+
+def _of_node(task: str, key: str) -> str:
+    """Return the task's name, with the number of the node if it runs on several and ``key`` is of one."""
+    found = re.search(rf"/attempts-[0-9a-f]+({NODE}[0-9]+)/", f"/{key}")
+    return f"{task}{found[1]}" if found else task
 
 
 def _where(receipt: Receipt, labels: Mapping[str, str], pools: Mapping[str, NodePool]) -> Receipt:

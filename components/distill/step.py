@@ -19,7 +19,7 @@ from deepcuts.components.core import cli, examples, files
 from deepcuts.components.core.bounds import Count, NonNegative, Positive, Share, Whole
 from deepcuts.components.core.examples import Example
 from deepcuts.components.core.receipts import Facts
-from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.core.recipe import SHARDED, Recipe
 from deepcuts.components.core.store import Store, open_store
 from deepcuts.components.core.verdicts import Verdict
 from deepcuts.components.distill import serving, student, teacher_outputs
@@ -117,7 +117,7 @@ def checked(recipe: Recipe, config: dict[str, Any], kd: DistillConfig) -> Recipe
     """
     if config and recipe.method == "lora":
         raise ValueError("recipe.method lora over a config's random weights trains little: set it to full")
-    if recipe.strategy == "fsdp" or recipe.base_precision == "nf4":
+    if recipe.strategy in SHARDED or recipe.base_precision == "nf4":
         raise ValueError(
             f"recipe.strategy {recipe.strategy}, recipe.base_precision {recipe.base_precision}: a student is "
             "small, so it is neither sharded nor quantized to 4 bits; leave them out"

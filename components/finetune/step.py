@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from deepcuts.components.core import examples, files
 from deepcuts.components.core.receipts import SETTING, Facts
-from deepcuts.components.core.recipe import Recipe, training_id
+from deepcuts.components.core.recipe import SHARDED, Recipe, training_id
 from deepcuts.components.core.store import Store, open_store, retrieve
 from deepcuts.components.core.verdicts import Verdict
 from deepcuts.components.finetune.budget import BudgetClock
@@ -112,7 +112,7 @@ def placed(
     network: PreTrainedModel, recipe: Recipe, accelerator: Accelerator
 ) -> tuple[PreTrainedModel | PeftModel, Facts]:
     """Return the network prepared by the recipe, on its device unless it will be sharded, and how."""
-    sharded = sharding.strategy(recipe, accelerator) == "fsdp"
+    sharded = sharding.strategy(recipe, accelerator) in SHARDED
     kernels = fuse(network, accelerator.device, sharded)
     left_out = adapters.left_out(network) if recipe.method == "lora" else ""
     adapted = adapters.adapt(network, recipe, accelerator.device)
@@ -132,6 +132,7 @@ def processes(recipe: Recipe, accelerator: Accelerator) -> Facts:
     return {
         "strategy": sharding.strategy(recipe, accelerator),
         "processes": accelerator.num_processes,
+        "nodes": sharding.nodes(accelerator),
     }
 
 
@@ -214,7 +215,7 @@ def describe(loss: CompletionLoss, outcome: loop.TrainingOutcome, recipe: Recipe
         "saved_tensor_bytes": outcome.saved_tensor_bytes,
         "peak_learning_rate": outcome.peak_learning_rate,
         "micro_batch_size": outcome.micro_batch_size,
-        "out_of_memory": outcome.micro_batch_size < recipe.micro_batch_size,
+        "out_of_memory": outcome.out_of_memory,
         **outcome.packing.facts(),
         **outcome.sharing.facts(),
         "shared_tokens": progress.shared_tokens,

@@ -6,8 +6,12 @@ from collections.abc import Sequence
 import msgspec
 
 from deepcuts.components.core import step_facts
+from deepcuts.components.core.attempts import NODE
 from deepcuts.components.core.step_facts import BudgetFacts, EndedByBudget, PlanFacts, TrainingFacts
 from deepcuts.components.ledger.charges import Charge
+
+NODE_ROW = NODE.replace("-", "_")
+"""Between a task's name and a number in the rows of its nodes."""
 
 
 class PlannedEstimate(msgspec.Struct, frozen=True):
@@ -55,7 +59,8 @@ def plan_accuracy(rows: Sequence[Charge]) -> PlanAccuracy | None:
         return None
     planned, task = plans[0], trained[0].task
     attempts = [row for row in rows if row.task == task]
-    known = [row.usd for row in attempts if row.usd is not None]
+    paid = attempts + [row for row in rows if row.task.startswith(f"{task}{NODE_ROW}")]
+    known = [row.usd for row in paid if row.usd is not None]
     return PlanAccuracy(
         task=task,
         predicted_hours_p50=planned.predicted_hours_p50,
@@ -63,7 +68,7 @@ def plan_accuracy(rows: Sequence[Charge]) -> PlanAccuracy | None:
         actual_hours=sum(row.quantity.node_seconds for row in attempts if row.quantity) / 3600,
         predicted_usd_p50=planned.predicted_usd_p50,
         predicted_usd_p90=planned.predicted_usd_p90,
-        actual_usd=sum(known) if len(known) == len(attempts) else None,
+        actual_usd=sum(known) if len(known) == len(paid) else None,
     )
 
 

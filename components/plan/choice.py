@@ -5,16 +5,16 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from deepcuts.components.core import pricing
 from deepcuts.components.core.bounds import NonNegative, Whole
 from deepcuts.components.core.nodepools import NodePool
 from deepcuts.components.core.recipe import Recipe
-from deepcuts.components.plan import placing, ranking, speed, teaching
+from deepcuts.components.plan import placing, ranking, speed, teaching, ways
 from deepcuts.components.plan.architecture import Architecture
 from deepcuts.components.plan.budget import Budget
 from deepcuts.components.plan.memory import Load, Memory, logits_bytes, predict, saved_bytes
 from deepcuts.components.plan.speed import SpeedEstimate
 
-ALONE = [("single", 1)]
 ATTENTION_PADDING = 1.1
 """Between 1 for equal lengths and the 1.15 that training/attention.py allows."""
 
@@ -50,6 +50,8 @@ class PlanTask(NamedTuple):
     """Whether its student writes answers during training."""
     single: bool = False
     """Whether training is a single process, as in ``distill``."""
+    one_node: str = ""
+    """Why training has to stay on one node; empty if it may take several."""
 
     @property
     def largest(self) -> Architecture:
@@ -65,6 +67,7 @@ class PlanOption(msgspec.Struct, frozen=True, kw_only=True):
     pool: str
     strategy: str
     devices: int
+    """On each node."""
     micro_batch_size: int
     gradient_checkpointing: bool | int
     memory: Memory
@@ -72,13 +75,15 @@ class PlanOption(msgspec.Struct, frozen=True, kw_only=True):
     """Memory of one device, or training's share of a CPU node, divided by concurrent trainings."""
     estimate: SpeedEstimate | None
     """None if the pool has no declared rate."""
+    nodes: int = 1
     reason: str = ""
 
     @property
     def name(self) -> str:
         kept = "recomputed" if self.gradient_checkpointing else "kept"
         rows = f"{self.micro_batch_size} row{'s' * (self.micro_batch_size > 1)}"
-        return f"{self.pool} {self.strategy} x{self.devices}, {rows}, activations {kept}"
+        many = f"{self.nodes} nodes x" if self.nodes > 1 else "x"
+        return f"{self.pool} {self.strategy} {many}{self.devices}, {rows}, activations {kept}"
 
     @property
     def missing_bytes(self) -> int:
@@ -143,22 +148,12 @@ def options(task: PlanTask, pools: Mapping[str, NodePool]) -> list[PlanOption]:
             'one, or set it to "as-stored"'
         )
     return [
-        _largest(task, pool, strategy, devices, checkpointing)
+        _followed(_largest(task, pool, strategy, devices, nodes, checkpointing), pools)
         for pool in able
-        for strategy, devices in (ALONE if task.single else strategies(pool, task.recipe))
+        for strategy, devices, nodes in ways.of(task, pool)
         for checkpointing in (False, task.recipe.gradient_checkpointing or True)
         if not checkpointing or task.shapes.tree.recomputes
     ]
-
-
-def strategies(pool: NodePool, recipe: Recipe) -> list[tuple[str, int]]:
-    """Return strategies on one device, or on all of a node if they are connected, as the Recipe allows."""
-    many = pool.accelerator_count
-    if many < 2 or pool.interconnect_bytes_per_second is None:
-        return [("single", 1)]
-    unsharded = recipe.base_precision == "nf4" or recipe.compile == "on"  # Recipe refuses them with fsdp
-    ways = ["ddp"] if unsharded else ["ddp", "fsdp"]
-    return [("single", 1), *((way, many) for way in ways if recipe.strategy in ("auto", way))]
 
 
 def choose(
@@ -247,21 +242,33 @@ def nearest_change(task: PlanTask, pools: Mapping[str, NodePool]) -> str:
 
 
 def _largest(
-    task: PlanTask, pool: NodePool, strategy: str, devices: int, checkpointing: bool | int
+    task: PlanTask, pool: NodePool, strategy: str, devices: int, nodes: int, checkpointing: bool | int
 ) -> PlanOption:
     """Return the option with the largest micro-batch that fits, up to a device's share of a step."""
-    rows = -(-task.recipe.tokens_per_step // (task.recipe.seq_len * devices))
+    rows = -(-task.recipe.tokens_per_step // (task.recipe.seq_len * devices * nodes))
     for size in sorted({rows, *(2**power for power in range(rows.bit_length()))}, reverse=True):
         changed = msgspec.structs.replace(
             task.recipe, micro_batch_size=size, gradient_checkpointing=checkpointing
         )
-        option = _option(task._replace(recipe=changed), pool, strategy, devices)
+        option = _option(task._replace(recipe=changed), pool, strategy, devices, nodes)
         if not option.missing_bytes:
             break
     return option
 
 
-def _option(task: PlanTask, pool: NodePool, strategy: str, devices: int) -> PlanOption:
+def _followed(option: PlanOption, pools: Mapping[str, NodePool]) -> PlanOption:
+    """Add the node of the task that follows a training over several nodes to its price."""
+    if option.nodes == 1 or option.estimate is None:
+        return option
+    hourly, known = placing.follower(pools[option.pool], pools).usd_per_hour, option.estimate
+    more = [pricing.usd(3600 * hours, hourly) for hours in (known.hours_p50, known.hours_p90)]
+    paid = zip((known.usd_p50, known.usd_p90), more, strict=True)
+    usd = [None if whole is None or own is None else whole + own for whole, own in paid]
+    estimate = known._replace(usd_p50=usd[0], usd_p90=usd[1])
+    return msgspec.structs.replace(option, estimate=estimate)
+
+
+def _option(task: PlanTask, pool: NodePool, strategy: str, devices: int, nodes: int) -> PlanOption:
     cuda = bool(pool.accelerator)
     batch = load(task.recipe, cuda, task.answer_share)
     estimate = None
@@ -269,9 +276,9 @@ def _option(task: PlanTask, pool: NodePool, strategy: str, devices: int) -> Plan
         measured, share = task.utilisation
         reached = share if measured == device(pool) else 0.0
         estimate = speed.estimate(
-            task.shapes, task.recipe, pool, strategy, devices, task.answer_share, reached
+            task.shapes, task.recipe, pool, strategy, devices, task.answer_share, reached, nodes
         )
-    memory = predict(task.shapes, task.recipe, batch, strategy, devices, cuda, task.activation_factor)
+    memory = predict(task.shapes, task.recipe, batch, strategy, devices, cuda, task.activation_factor, nodes)
     if task.teacher:
         memory = teaching.memory(memory, task.teacher, batch)
         estimate = estimate and teaching.slower(estimate, task, task.teacher)
@@ -279,6 +286,7 @@ def _option(task: PlanTask, pool: NodePool, strategy: str, devices: int) -> Plan
         pool=pool.name,
         strategy=strategy,
         devices=devices,
+        nodes=nodes,
         micro_batch_size=task.recipe.micro_batch_size,
         gradient_checkpointing=task.recipe.gradient_checkpointing,
         memory=memory,

@@ -95,23 +95,21 @@ def outputs(
     made: PlanDecision, task: PlanTask, pools: Mapping[str, NodePool], recipe: Recipe, work: ScoringWork
 ) -> dict[str, Any]:
     """Return the requests of a run's pods, by output of the component; ``recipe`` is the one decided."""
-    pool, scored = pools[made.best.pool], pools[made.scoring.pool]
+    pool, scored, best = pools[made.best.pool], pools[made.scoring.pool], made.best
     watch = pools[made.watch.pool] if made.watch else scored
     share = placing.share(pool, (scored, watch))
     cores = pods.cores(pool, share)
     if pool.accelerator:
-        cores = min(cores, CORES_OF_DEVICE * made.best.devices)
-        wanted = placing.host_bytes(task.shapes, recipe, made.best.memory, made.best.devices)
+        cores = min(cores, CORES_OF_DEVICE * best.devices)
+        wanted = placing.host_bytes(task.shapes, recipe, best.memory, best.devices, best.nodes)
         wanted += scoring.stored_bytes(task.teacher) if task.teacher else 0
     else:
-        wanted = float(made.best.memory.total)
-    asked = placing.pod(
-        "train",
-        pool,
-        cores,
-        placing.quantity(task.copies * wanted, share * pool.memory_bytes),
-        made.best.devices,
-    )
+        wanted = float(best.memory.total)
+    memory = placing.quantity(task.copies * wanted, share * pool.memory_bytes)
+    if best.nodes > 1:
+        asked = placing.spread(pool, best.nodes, cores, memory, best.devices, pools)
+    else:
+        asked = placing.pod("train", pool, cores, memory, best.devices) | {"train_nodes": {}}
     for place, where in (("scoring", scored), ("watch", watch)):
         # one size for all scoring, with or without formats: each input of a task is 1 kB of a run's status
         formats = work.quantizes if place == "scoring" else "no"

@@ -6,7 +6,7 @@ against measured bytes in ``tests/training/test_memory.py``. Units: bytes.
 
 from typing import NamedTuple
 
-from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.core.recipe import SHARDED, Recipe
 from deepcuts.components.plan.architecture import Architecture
 
 CUDA_CONTEXT_BYTES = 800 * 2**20
@@ -60,25 +60,40 @@ def predict(
     devices: int,
     cuda: bool,
     factor: float,
+    nodes: int = 1,
 ) -> Memory:
-    """Predict a run's bytes on each device; ``factor`` is measured / predicted activations, or 1."""
+    """Predict a run's bytes on each device; ``factor`` is measured / predicted activations, or 1.
+
+    ``devices`` are those of one node.
+    """
     what = architecture.profile(recipe, load.attention_padding, load.compute_bytes)
     tree = architecture.tree
-    shards = devices if strategy == "fsdp" else 1
-    weights = _weight_bytes(architecture, recipe, load) / shards
-    gradients = FP32 * what.trained_weights / shards
+    parts = shards(strategy, devices, nodes)
+    weights = _weight_bytes(architecture, recipe, load) / parts
+    gradients = FP32 * what.trained_weights / parts
     activations = saved_bytes(architecture, recipe, load) * factor
     logits = logits_bytes(architecture, recipe, load)
     working = 2 * FP32 * load.tokens * load.answer_share * tree.vocabulary
     if recipe.gradient_checkpointing:
         working = max(working, factor * what.largest_block_bytes(load.tokens / what.tokens))
-    if strategy == "fsdp":  # the gathered current block and the next one
+    if strategy in SHARDED:  # the gathered current block and the next one
         working += 2 * tree.block_weights * load.compute_bytes
     if strategy == "ddp":  # buckets in addition to the gradients
         working += gradients
     state = weights + gradients + 2 * gradients + activations + logits + working
     runtime = (CUDA_CONTEXT_BYTES if cuda else CPU_PROCESS_BYTES) + FRAGMENTATION * state
     return Memory(*map(round, (weights, gradients, 2 * gradients, activations, logits, working, runtime)))
+
+
+def shards(strategy: str, devices: int, nodes: int) -> int:
+    """Return into how many parts the weights and their states are divided."""
+    match strategy:
+        case "fsdp":
+            return nodes * devices
+        case "hsdp":  # each node has a whole copy
+            return devices
+        case _:
+            return 1
 
 
 def saved_bytes(architecture: Architecture, recipe: Recipe, load: Load) -> float:

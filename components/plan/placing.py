@@ -11,8 +11,9 @@ import msgspec
 from deepcuts.components.core import files, pods
 from deepcuts.components.core.nodepools import NodePool
 from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.core.spread import Spread
 from deepcuts.components.plan.architecture import Architecture
-from deepcuts.components.plan.memory import CPU_PROCESS_BYTES, FP32, Memory
+from deepcuts.components.plan.memory import CPU_PROCESS_BYTES, FP32, Memory, shards
 
 
 class OnPool(Protocol):
@@ -32,6 +33,8 @@ MIN_BYTES = 2 * 2**30
 """Minimum request: room for tokenised data and compile workers, which are not predicted."""
 CORES_OF_DEVICE = 4
 """One feeds an accelerator, one packs the next batch, two compile or write checkpoints."""
+FOLLOWING_CORES = 0.5
+"""For the task that starts a training over several nodes: it asks, waits and copies."""
 NO_ACCELERATOR = "nvidia.com/gpu"
 """Used with count 0 on a CPU pool: KFP always sets a type, and Kubernetes accepts 0 of an unknown one."""
 
@@ -160,12 +163,42 @@ def leave(files_of: Mapping[str, Path], values: Mapping[str, Any]) -> None:
             staging.write_text(value if isinstance(value, str) else json.dumps(value))
 
 
-def host_bytes(shapes: Architecture, recipe: Recipe, memory: Memory, devices: int) -> float:
-    """Return the memory of the node itself for training on accelerators.
+def spread(
+    pool: NodePool, nodes: int, cpu: float, memory: str, devices: int, pools: Mapping[str, NodePool]
+) -> dict[str, Any]:
+    """Return the requests of a training over ``nodes``: its pods', and those of the task that follows."""
+    asked = Spread(
+        nodes=nodes,
+        pool=pool.name,
+        selector=pool.selector,
+        taints=[pods.toleration(one) for one in pool.tolerations],
+        queue=pool.queue,
+        cpu=f"{cpu:g}",
+        memory=memory,
+        accelerator=pool.accelerator,
+        devices=devices if pool.accelerator else 0,
+    )
+    where = follower(pool, pools)
+    own = pod("train", where, min(FOLLOWING_CORES, where.cpu_cores), quantity(0, where.memory_bytes), 0)
+    return own | {"train_nodes": msgspec.to_builtins(asked)}
+
+
+def follower(pool: NodePool, pools: Mapping[str, NodePool]) -> NodePool:
+    """Return the pool of the task that starts a training over nodes of ``pool`` and follows it.
+
+    It is the cheapest CPU pool with the queue for which the task is labelled, else ``pool``.
+    """
+    able = [each for each in pools.values() if not (each.accelerator or each.closed or each.spot)]
+    able = [each for each in able if each.queue == pool.queue] or [pool]
+    return min(able, key=lambda each: float("inf") if each.usd_per_hour is None else each.usd_per_hour)
+
+
+def host_bytes(shapes: Architecture, recipe: Recipe, memory: Memory, devices: int, nodes: int = 1) -> float:
+    """Return the memory of a node itself for training on accelerators.
 
     Each process loads the weights as stored before moving them; a checkpoint copies the trained ones back
     once, with two moments.
     """
     stored = (2 if shapes.stored_half and recipe.method == "lora" else FP32) * shapes.tree.weights
-    shards = devices if recipe.strategy == "fsdp" else 1
-    return devices * (CPU_PROCESS_BYTES + stored) + shards * (memory.gradients + memory.optimizer)
+    parts = shards(recipe.strategy, devices, nodes)
+    return devices * (CPU_PROCESS_BYTES + stored) + parts * (memory.gradients + memory.optimizer)

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from deepcuts.components.plan.choice import PlanOption
 
 CHEAPEST = "cheapest"
-SIMPLICITY = {"single": 0, "ddp": 1, "fsdp": 2}
+SIMPLICITY = {"single": 0, "ddp": 1, "fsdp": 2, "hsdp": 3}
 ALIKE = 1.05
 """Estimates this close count as equal, and the simplest option wins."""
 GIB = 2**30
@@ -22,10 +22,11 @@ def score(option: "PlanOption", objective: str) -> float:
     return option.estimate.hours_p50
 
 
-def complication(option: "PlanOption") -> tuple[int, bool, float]:
+def complication(option: "PlanOption") -> tuple[int, int, bool, float]:
     """Rank options of equal cost, simpler ones first."""
     assert option.estimate
-    return SIMPLICITY[option.strategy], bool(option.gradient_checkpointing), option.estimate.hours_p50
+    simple = option.nodes, SIMPLICITY[option.strategy], bool(option.gradient_checkpointing)
+    return *simple, option.estimate.hours_p50
 
 
 def late_hours(option: "PlanOption") -> float:
@@ -38,8 +39,10 @@ def why(best: "PlanOption", fitting: "list[PlanOption]", objective: str) -> str:
     """Explain why ``best`` was chosen."""
     assert best.estimate
     words = [f"the {objective} of {len(fitting)} that fit"]
-    alone = [o for o in fitting if o.pool == best.pool and o.devices == 1 and o.estimate]
-    if best.devices > 1 and alone:
+    alone = [o for o in fitting if o.pool == best.pool and o.devices == o.nodes == 1 and o.estimate]
+    if best.nodes > 1:
+        words.append(_why_several(best, [o for o in fitting if o.pool == best.pool and o.nodes == 1]))
+    elif best.devices > 1 and alone:
         single = min(alone, key=late_hours)
         assert single.estimate
         faster = single.estimate.hours_p50 / best.estimate.hours_p50
@@ -53,6 +56,20 @@ def why(best: "PlanOption", fitting: "list[PlanOption]", objective: str) -> str:
     if best.gradient_checkpointing:
         words.append("activations recomputed, because only that fits here or it allows larger passes")
     return "; ".join(words)
+
+
+def _why_several(best: "PlanOption", smaller: "list[PlanOption]") -> str:
+    """Explain why ``best`` takes several nodes; ``smaller`` are those on one node of its pool."""
+    timed = [option for option in smaller if option.estimate]
+    if not timed:
+        return f"on {best.nodes} nodes because it does not fit on one node of this pool"
+    quickest = min(timed, key=late_hours)
+    assert quickest.estimate and best.estimate
+    faster = quickest.estimate.hours_p50 / best.estimate.hours_p50
+    return (
+        f"on {best.nodes} nodes: {faster:.1f} times as fast as one ({best.estimate.hours_p50:.3g} against "
+        f"{quickest.estimate.hours_p50:.3g} h), and every node is paid for"
+    )
 
 
 def why_not(

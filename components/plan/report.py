@@ -13,7 +13,8 @@ def markdown(made: PlanDecision) -> str:
     best, rejected, budget = made.best, made.rejected, made.money
     assert best.estimate
     lines = [f"# Plan: {escape.markdown(best.name)}", "", f"{escape.markdown(best.reason)}.", ""]
-    lines += [f"{_hours(best)} h, {_usd(best)} (p50 to p90) for the whole node.", ""]
+    held = f"all {best.nodes} nodes" if best.nodes > 1 else "the whole node"
+    lines += [f"{_hours(best)} h, {_usd(best)} (p50 to p90) for {held}.", ""]
     lines += [f"{budget}: ${budget.left_usd:.3g} is left for training.", ""] if budget else []
     parts = [(part, f"{size / GIB:.3f}") for part, size in best.memory._asdict().items()]
     parts += [(f"**total** of {best.room_bytes / GIB:.1f}", f"**{best.memory.total / GIB:.3f}**")]

@@ -6,6 +6,7 @@ from deepcuts.components.core import pricing
 from deepcuts.components.core.nodepools import NodePool
 from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.plan.architecture import Architecture
+from deepcuts.components.plan.memory import shards
 
 UTILISATION = {True: {"p50": 0.30, "p90": 0.15}, False: {"p50": 0.8, "p90": 0.4}}
 """Share of the declared products per second that training reaches, by whether there is an accelerator; 0.4 to
@@ -48,19 +49,21 @@ def estimate(
     devices: int,
     answer_share: float,
     measured_utilisation: float,
+    nodes: int = 1,
 ) -> SpeedEstimate:
-    """Estimate hours and dollars of the Recipe's budget on one node of ``pool``, which is paid for whole.
+    """Estimate hours and dollars of the Recipe's budget on ``nodes`` of ``pool``, which are paid for whole.
 
-    ``measured_utilisation`` 0 means not measured. Half of the communication overlaps
-    with computation at p50, none at p90.
+    ``devices`` are those of one node. ``measured_utilisation`` 0 means not measured. Half of the
+    communication overlaps with computation at p50, none at p90.
     """
     assert pool.flops_per_second is not None
-    passes = _passes(recipe, devices)
-    work = step_flops(architecture, recipe, answer_share) / devices
+    processes = nodes * devices
+    passes, rows = _passes(recipe, processes), _rows(recipe)
+    busiest = -(-rows // processes) / rows  # above 1 / processes if rows do not divide evenly
+    work = step_flops(architecture, recipe, answer_share) * busiest
     launches = passes * architecture.tree.layers * KERNELS_PER_BLOCK * KERNEL_SECONDS[bool(pool.accelerator)]
-    traffic = _traffic_seconds(architecture, recipe, pool, strategy, devices)
-    talk = communication_bytes(architecture, recipe, strategy, devices, passes)
-    talk /= pool.interconnect_bytes_per_second or 1.0
+    traffic = _traffic_seconds(architecture, recipe, pool, shards(strategy, devices, nodes))
+    talk = communication_seconds(architecture, recipe, pool, strategy, devices, nodes, passes)
     steps = recipe.budget_tokens / recipe.tokens_per_step
     seconds = {}
     for quantile, share in UTILISATION[bool(pool.accelerator)].items():
@@ -70,11 +73,11 @@ def estimate(
         busy = max(compute, launches) + traffic
         seconds[quantile] = steps * (busy + talk * EXPOSED[quantile])
     if pool.spot:
-        lost = lost_to_preemption(pool, recipe)
+        lost = nodes * lost_to_preemption(pool, recipe)  # all wait for the one that is taken
         seconds = {"p50": seconds["p50"] * (1 + lost), "p90": seconds["p90"] * (1 + lost + SPOT_REPEATED)}
     held = {quantile: seconds[quantile] + START_SECONDS[quantile] for quantile in seconds}
     hours = {quantile: of / 3600 for quantile, of in held.items()}
-    usd = {quantile: pricing.usd(of, pool.usd_per_hour) for quantile, of in held.items()}
+    usd = {quantile: pricing.usd(nodes * of, pool.usd_per_hour) for quantile, of in held.items()}
     return SpeedEstimate(seconds["p50"] / steps, hours["p50"], hours["p90"], usd["p50"], usd["p90"])
 
 
@@ -106,7 +109,7 @@ def utilisation(
     """
     assert pool.flops_per_second is not None
     seconds = recipe.tokens_per_step / tokens_per_second
-    traffic = _traffic_seconds(architecture, recipe, pool, "single", 1)
+    traffic = _traffic_seconds(architecture, recipe, pool, 1)
     if seconds <= traffic:
         raise ValueError(
             f"calibrate.tokens_per_second {tokens_per_second:g}: a step takes {seconds:.3g} s, but at "
@@ -157,10 +160,10 @@ def recomputed_share(architecture: Architecture, recipe: Recipe) -> float:
 def communication_bytes(
     architecture: Architecture, recipe: Recipe, strategy: str, devices: int, passes: int
 ) -> float:
-    """Return the bytes that a device sends per step.
+    """Return the bytes that a device sends per step to the others of a ring.
 
     DDP reduces gradients once (2 x trained); FSDP gathers all weights twice per pass and scatters
-    gradients (3 x parameters with one pass). Rings send (n - 1) / n of it.
+    gradients once per pass (3 x parameters). Rings send (n - 1) / n of it.
     """
     trained = architecture.profile(recipe).trained_weights
     ring = (devices - 1) / devices
@@ -168,21 +171,47 @@ def communication_bytes(
         case "ddp":
             return 2 * 4 * trained * ring
         case "fsdp":
-            return (2 * passes * 4 * max(architecture.tree.weights, trained) + 4 * trained) * ring
+            return passes * 4 * (2 * max(architecture.tree.weights, trained) + trained) * ring
         case _:
             return 0.0
 
 
-def _passes(recipe: Recipe, devices: int) -> int:
-    rows = -(-recipe.tokens_per_step // recipe.seq_len)
-    return -(-rows // (recipe.micro_batch_size * devices))
-
-
-def _traffic_seconds(
-    architecture: Architecture, recipe: Recipe, pool: NodePool, strategy: str, devices: int
+def communication_seconds(
+    architecture: Architecture,
+    recipe: Recipe,
+    pool: NodePool,
+    strategy: str,
+    devices: int,
+    nodes: int,
+    passes: int,
 ) -> float:
+    """Return the seconds per step that communication takes, without overlap.
+
+    A ring over several nodes leaves each node once, at the network's speed if that is lower. HSDP keeps
+    gathering and scattering within a node, and then the node's copies reduce their gradients as DDP does.
+    """
+    inside = pool.interconnect_bytes_per_second or float("inf")
+    if nodes == 1:
+        return communication_bytes(architecture, recipe, strategy, devices, passes) / inside
+    across = pool.network_bytes_per_second
+    assert across is not None
+    if strategy == "hsdp":
+        within = communication_bytes(architecture, recipe, "fsdp", devices, passes) / inside
+        return within + communication_bytes(architecture, recipe, "ddp", nodes, passes) / across
+    talk = communication_bytes(architecture, recipe, strategy, nodes * devices, passes)
+    return talk / (min(inside, across) if devices > 1 else across)
+
+
+def _rows(recipe: Recipe) -> int:
+    return -(-recipe.tokens_per_step // recipe.seq_len)
+
+
+def _passes(recipe: Recipe, processes: int) -> int:
+    return -(-_rows(recipe) // (recipe.micro_batch_size * processes))
+
+
+def _traffic_seconds(architecture: Architecture, recipe: Recipe, pool: NodePool, shards: int) -> float:
     if pool.memory_bytes_per_second is None:
         return 0.0
-    shards = devices if strategy == "fsdp" else 1
     updated = OPTIMIZER_TRAFFIC_BYTES * architecture.profile(recipe).trained_weights / shards
     return updated / pool.memory_bytes_per_second

@@ -85,7 +85,7 @@ def plan(
     seconds = money.seconds(best.estimate) if money and best.estimate else 0.0
     settled, said = apply(whole, best, seconds), forecast(spent, whole, counted)
     rehearsed = rehearse(base, settled)
-    notes = noted(base, recipe, rehearsed) + foresee(base, candidates, serve_on)
+    notes = noted(base, recipe, rehearsed) + foresee(base, candidates, serve_on) + asked.notes
     cli.write_json(decision, as_json(made))
     with files.staged(report) as staging:
         staging.write_text(markdown(made) + f"\n{said}\n" * bool(said) + assumptions(notes))
@@ -137,6 +137,7 @@ def facts(made: PlanDecision) -> Facts:
         "watch_pool": made.watch.pool if made.watch else "",
         "strategy": best.strategy,
         "devices": best.devices,
+        "nodes": best.nodes,
         "micro_batch_size": best.micro_batch_size,
         "gradient_checkpointing": bool(best.gradient_checkpointing),
         "predicted_bytes": best.memory.total,

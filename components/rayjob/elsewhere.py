@@ -12,6 +12,7 @@ import msgspec
 
 from deepcuts.components.core import carry, records
 from deepcuts.components.core.attempts import FINAL, POD_RECEIPTS
+from deepcuts.components.core.cancel import sigterm
 from deepcuts.components.core.errors import Preempted, StoreError
 from deepcuts.components.core.nodepools import NodePool
 from deepcuts.components.core.receipts import END_REASONS, Facts, Meter, Receipt
@@ -19,7 +20,6 @@ from deepcuts.components.core.store import Store, open_store
 from deepcuts.components.rayjob.settings import RayCluster
 from deepcuts.components.rayjob.work import RECEIPT, TASK, RayTask
 from deepcuts.components.tune.inputs import ONE_FILE, deposit
-from deepcuts.components.tune_katib.cancel import sigterm
 
 
 def is_needed() -> bool:

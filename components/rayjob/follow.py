@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from deepcuts.components.core.cancel import undisturbed
 from deepcuts.components.core.errors import DataError, Preempted, StoreError
 from deepcuts.components.rayjob.cluster import RayJobs
-from deepcuts.components.tune_katib.cancel import undisturbed
 
 Json = dict[str, Any]
 POLL_SECONDS = 5.0

@@ -5,7 +5,6 @@ from typing import Any
 from deepcuts.components.core import pods
 from deepcuts.components.core.nodepools import NodePool
 from deepcuts.components.rayjob.settings import RayCluster
-from deepcuts.components.tune_katib.job import environment
 
 Json = dict[str, Any]
 KEPT_SECONDS = 600
@@ -80,7 +79,7 @@ def _template(name: str, cluster: RayCluster, pool: NodePool, image: str) -> Jso
                 {
                     "name": f"ray-{name}",
                     "image": image,
-                    "env": [*environment(), {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"}],
+                    "env": [*pods.environment(), {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"}],
                     "securityContext": pods.LOCKED,
                     "resources": {side: quantities | pods.DISK[side] for side in ("requests", "limits")},
                     "volumeMounts": [{"name": "scratch", "mountPath": pods.SCRATCH}],

@@ -88,6 +88,8 @@ class ForwardBackward:
         total = torch.zeros((), device=self._accelerator.device)
         for number, batch in enumerate(batches):
             last = number == len(batches) - 1
+            if self._sharded:  # once a step, not once a pass
+                sharding.reduce_between_copies(self._wrapped, last)
             with nullcontext() if last and synchronise else self._accelerator.no_sync(self._wrapped):
                 nats = self._forward(batch)
                 # DDP averages gradients over ranks; the step's loss is a sum over them

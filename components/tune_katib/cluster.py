@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import urllib3
 from kubeflow_katib_api.models import V1beta1Experiment, V1beta1Suggestion, V1beta1Trial
 from kubernetes import client
 
@@ -14,11 +13,10 @@ from deepcuts.components.core.api_server import (
     NOT_FOUND,
     OUTAGE_SECONDS,
     REFUSED,
-    REQUEST_SECONDS,
+    ask,
     reason,
 )
 from deepcuts.components.core.errors import StoreError
-from deepcuts.components.core.retry import retry
 
 T = TypeVar("T")
 GROUP, VERSION = "kubeflow.org", "v1beta1"
@@ -97,19 +95,14 @@ class Katib:
         self, call: Callable[..., T], kind: str, *words: Any, missing: int = 0, **named: Any
     ) -> T | Any:
         """Return the response, or None if its status is ``missing``."""
-
-        def ask() -> T | None:
-            try:
-                return call(
-                    GROUP, VERSION, self.namespace, kind, *words, _request_timeout=REQUEST_SECONDS, **named
-                )
-            except client.ApiException as error:
-                if error.status == missing:
-                    return None
-                raise
-
-        faults = (client.ApiException, urllib3.exceptions.HTTPError)
-        return retry(ask, faults, lambda error: self._judged(error, kind), self._outage_seconds)
+        return ask(
+            call,
+            *(GROUP, VERSION, self.namespace, kind, *words),
+            judge=lambda error: self._judged(error, kind),
+            outage_seconds=self._outage_seconds,
+            missing=missing,
+            **named,
+        )
 
     def _judged(self, error: Exception, kind: str) -> Exception:
         status = getattr(error, "status", None)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import msgspec
 from kubeflow_katib_api.models import V1beta1Experiment
 
+from deepcuts.components.core.cancel import undisturbed
 from deepcuts.components.core.errors import DataError, Preempted, StoreError
 from deepcuts.components.core.nodepools import NodePool
 from deepcuts.components.tune.asha import Search
@@ -14,7 +15,6 @@ from deepcuts.components.tune.space import Space
 from deepcuts.components.tune.task import Attempt
 from deepcuts.components.tune.trials import TrialRecord
 from deepcuts.components.tune_katib import progress
-from deepcuts.components.tune_katib.cancel import undisturbed
 from deepcuts.components.tune_katib.cluster import Katib
 from deepcuts.components.tune_katib.progress import TrialAttempts, condition, message
 

@@ -50,11 +50,7 @@ def _pod(pool: NodePool, image: str, argv: list[str], cpu: float, memory: str, m
     if pool.accelerator:
         volumes["shm"] = {"medium": "Memory", "sizeLimit": pods.SHM_LIMIT}
     paths = {"scratch": pods.SCRATCH, "shm": "/dev/shm"}
-    tolerations = [
-        {"key": t.key, "effect": "NoSchedule"}
-        | ({"operator": "Equal", "value": t.value} if t.value else {"operator": "Exists"})
-        for t in pool.tolerations
-    ]
+    tolerations = [pods.toleration(each) for each in pool.tolerations]
     return {
         "restartPolicy": "Never",
         "serviceAccountName": pods.ACCOUNT,
@@ -76,27 +72,10 @@ def _pod(pool: NodePool, image: str, argv: list[str], cpu: float, memory: str, m
                 "image": image,
                 "command": argv[:3],
                 "args": argv[3:],
-                "env": environment(),
+                "env": pods.environment(),
                 "securityContext": pods.LOCKED,
                 "resources": {side: quantities | pods.DISK[side] for side in ("requests", "limits")},
                 "volumeMounts": [{"name": name, "mountPath": paths[name]} for name in volumes],
             }
         ],
     }
-
-
-def environment() -> list[Json]:
-    """Return the store's keys and settings by reference, and the pod's placement."""
-    by_source = [
-        ("secretKeyRef", pods.SECRET, pods.SECRET_ENV),
-        ("configMapKeyRef", pods.SETTINGS, pods.SETTINGS_ENV),
-    ]
-    found: list[Json] = [
-        {"name": variable, "valueFrom": {source: {"name": owner, "key": key, "optional": True}}}
-        for source, owner, keys in by_source
-        for key, variable in keys.items()
-    ]
-    return found + [
-        {"name": variable, "valueFrom": {"fieldRef": {"fieldPath": f"metadata.labels['{label}']"}}}
-        for variable, label in pods.LABEL_ENV.items()
-    ]

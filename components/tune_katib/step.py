@@ -8,6 +8,7 @@ from kubeflow_katib_api.models import V1beta1Experiment
 from deepcuts.components.core import cli, files, records, strict
 from deepcuts.components.core.api_server import connect
 from deepcuts.components.core.bounds import Count, Positive, Seed
+from deepcuts.components.core.cancel import sigterm
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.nodepools import NodePool, NodePools
 from deepcuts.components.core.receipts import Facts
@@ -21,7 +22,6 @@ from deepcuts.components.tune.space import Dimension, Space
 from deepcuts.components.tune.task import TrialTask
 from deepcuts.components.tune.trials import search_id
 from deepcuts.components.tune_katib import algorithms, experiment, progress
-from deepcuts.components.tune_katib.cancel import sigterm
 from deepcuts.components.tune_katib.cluster import Katib
 from deepcuts.components.tune_katib.follow import SearchOutcome, follow
 from deepcuts.components.tune_katib.job import job

@@ -13,9 +13,14 @@ from deepcuts.pipelines.runner import spec_types
 
 
 def ask(
-    pipeline: spec_types.Pipeline, given: Mapping[str, Any], arguments: Mapping[str, Any], yes: bool
+    pipeline: spec_types.Pipeline,
+    given: Mapping[str, Any],
+    arguments: Mapping[str, Any],
+    yes: bool,
+    *,
+    local: bool,
 ) -> None:
-    """Plan the run if ``given`` has a limit, and ask if its p90 is above it or partly unknown.
+    """Plan the run, ``local`` or on a cluster, if ``given`` has a limit; ask if its p90 is above or unknown.
 
     Raises:
         ValueError: nobody can answer, or the pipeline cannot be planned.
@@ -28,7 +33,7 @@ def ask(
         raise ValueError(
             f"confirm_above_usd {limit:g}: {pipeline.pipeline_info.name} is not planned: pass --yes"
         )
-    whole = whole_plan.make(pipeline, arguments, pools_of(arguments))
+    whole = whole_plan.make(pipeline, arguments, pools_of(arguments), local=local)
     low, high = whole.usd
     if high is not None and high <= limit and not whole.unbounded:
         return

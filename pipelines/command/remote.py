@@ -44,5 +44,5 @@ def arguments(
     pipeline = packages.checked(name, package, problems)
     ready = settings.complete(pipeline, given, fills(Path()) | {"store_uri": store_uri}, problems)
     ready = places.pinned(ready, record, out.note)
-    confirm.ask(pipeline, given, ready, yes)
+    confirm.ask(pipeline, given, ready, yes, local=False)
     return inputs.lifted(ready, store_uri)

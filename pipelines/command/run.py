@@ -73,7 +73,7 @@ def run(
         )
         extras.check(pipeline_spec.images(pipeline, until), arguments.get("engine"))
         arguments = places.pinned(arguments, folder / places.COMMITS, out.note, again=fresh)
-        confirm.ask(pipeline, given, arguments, yes)
+        confirm.ask(pipeline, given, arguments, yes, local=True)
         left = (
             None
             if fresh or title

@@ -46,6 +46,8 @@ class TaskPlan(NamedTuple):
     """What the figures cover."""
     conditional: bool = False
     """Whether it starts only by a decision in the run."""
+    nodes: int = 1
+    """Nodes that it holds together."""
 
 
 class PlannedRun(NamedTuple):
@@ -79,7 +81,10 @@ def rows(path: str, leaf: pipeline_spec.Leaf, given: Mapping[str, Any], run: Pla
         trials = _priced(f"{title}: {count} trials", made.best.pool, pools, held, of)
         return [_priced(title, name, pools, followed, FOLLOWING), trials]
     hours, of = _hours(leaf, name, given, run)
-    return [_priced(title, name, pools, hours, of)]
+    row = _priced(title, name, pools, hours, of)
+    if "finetune" in folders(leaf) and made.best.nodes > 1 and (known := made.best.estimate):
+        row = row._replace(usd_p50=known.usd_p50, usd_p90=known.usd_p90, nodes=made.best.nodes)
+    return [row]
 
 
 def _hours(

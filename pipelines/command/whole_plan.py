@@ -55,9 +55,8 @@ class WholePlan(NamedTuple):
     @property
     def node_hours(self) -> tuple[float, float]:
         """Return (p50, p90) of the node hours of all tasks, as far as known."""
-        return sum(row.hours_p50 or 0.0 for row in self.tasks), sum(
-            row.hours_p90 or 0.0 for row in self.tasks
-        )
+        low = sum(row.nodes * (row.hours_p50 or 0.0) for row in self.tasks)
+        return low, sum(row.nodes * (row.hours_p90 or 0.0) for row in self.tasks)
 
     @property
     def at_least(self) -> bool:
@@ -97,8 +96,11 @@ def make(
     deadline_hours: float | None = None,
     objective: str | None = None,
     answer_share: float | None = None,
+    local: bool = False,
 ) -> WholePlan:
     """Plan a run of ``pipeline`` with ``given``; a deadline, objective or share passed here takes precedence.
+
+    It is planned for a cluster, where a training may take several nodes, unless it is ``local``.
 
     Raises:
         ValueError, FileNotFoundError, StoreError: as in the run's own plan, or a model's config is missing.
@@ -110,6 +112,7 @@ def make(
     with tempfile.TemporaryDirectory() as scratch:
         asked = compiled_plan.arguments(pipeline, values, Path(scratch))
         own = asked.given | {name: value for name, value in named.items() if value is not None}
+        own |= {} if local else {"run": ""}
         if own["recipe"].epochs:
             tokens = preview.train_tokens(pipeline, values)
             own["recipe"] = epochs.settled(own["recipe"], tokens)

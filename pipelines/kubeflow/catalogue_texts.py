@@ -11,7 +11,6 @@ import yaml
 from kfp.dsl.base_component import BaseComponent
 
 from deepcuts.components.core import markdown
-from deepcuts.components.core.container import PLACE
 
 WIDTH = 120
 """Maximum line length in that repository."""
@@ -40,6 +39,7 @@ PLACED = {
     "cpu": "cores",
     "memory": "memory, a quantity",
     "devices": "number of accelerators",
+    "nodes": "nodes that it takes together, and what each asks for; empty for one",
 }
 """Descriptions of the values by which a plan places pods."""
 
@@ -215,7 +215,7 @@ def _annotation(side: str, kind: str) -> str:
 
 def _placed(name: str) -> str:
     place, _, what = name.rpartition("_")
-    return f"Of the pods that do {place}: {PLACED[what]}." if place and what in PLACE else ""
+    return f"Of the pods that do {place}: {PLACED[what]}." if place and what in PLACED else ""
 
 
 def _literal(text: str) -> str:

@@ -52,7 +52,11 @@ def serving(cluster: NamespacedObjects, folder: Path, namespace: str) -> Iterato
         def _respond(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
             body = json.loads(self.rfile.read(length) or b"{}")
-            owner, *rest = urlsplit(self.path).path.partition("/namespaces/")[2].split("/")
+            path = urlsplit(self.path).path
+            if "/nodes/" in path:  # of no namespace
+                owner, rest = namespace, path.split("/")[-2:]
+            else:
+                owner, *rest = path.partition("/namespaces/")[2].split("/")
             status, value = cluster.answer(self.command, rest, body) if owner == namespace else (404, {})
             text = json.dumps(value).encode()
             self.send_response(status)

@@ -15,6 +15,7 @@ import yaml
 from deepcuts.components.core import examples, nodepools, pods
 from deepcuts.components.core.api_server import connect
 from deepcuts.components.core.attempts import POD_RECEIPTS
+from deepcuts.components.core.cancel import sigterm
 from deepcuts.components.core.errors import DataError, Preempted, StoreError
 from deepcuts.components.core.examples import Example, Message
 from deepcuts.components.core.receipts import Receipt
@@ -23,7 +24,6 @@ from deepcuts.components.rayjob import elsewhere, follow, work
 from deepcuts.components.rayjob.cluster import RayJobs
 from deepcuts.components.rayjob.job import rayjob
 from deepcuts.components.rayjob.settings import RayCluster
-from deepcuts.components.tune_katib.cancel import sigterm
 from tests.components.api_server import serving
 from tests.components.kuberay import Json, KubeRay, ended
 from tests.manifests.test_kserve import problems

@@ -10,7 +10,7 @@ import yaml
 
 from tests.conftest import ROOT
 
-FOLDERS = ["overlays/laptop", "overlays/cloud", "serving/cpu", "serving/gpu", "katib"]
+FOLDERS = ["overlays/laptop", "overlays/cloud", "serving/cpu", "serving/gpu", "katib", "trainer"]
 
 
 @cache

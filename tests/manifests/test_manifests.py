@@ -114,7 +114,10 @@ def test_every_pod_that_a_kustomization_makes_is_bounded_locked_and_of_a_fixed_v
 
 
 def pods_in(value: Any) -> Iterator[dict[str, Any]]:
-    """Specs of pods at any depth: of a Job, a CronJob, a Deployment."""
+    """Specs of pods at any depth: of a Job, a CronJob, a Deployment, a TrainingRuntime."""
+    if isinstance(value, list):
+        for item in value:
+            yield from pods_in(item)
     if isinstance(value, dict):
         if "containers" in value:
             yield value
@@ -193,6 +196,20 @@ def test_laptop_pools_have_the_names_that_pipelines_ask_for():
     laptop = nodepools.read(MANIFESTS / "overlays" / "laptop" / "nodepools.yaml")
     assert laptop.keys() == shipped.keys()
     assert not any(pool.accelerator for pool in laptop.values())
+
+
+def test_training_on_several_nodes_may_start_follow_and_delete_its_own_kind_and_no_overlay_needs_trainer():
+    (role,) = [value for value in rendered("trainer") if value["kind"] == "Role"]
+    may = {kind: set(rule["verbs"]) for rule in role["rules"] for kind in rule["resources"]}
+    assert may == {
+        "trainjobs": {"create", "get", "delete"},
+        "pods": {"get", "list"},
+        "pods/log": {"get"},
+    }
+    for overlay in ("laptop", "cloud"):
+        assert "trainer.kubeflow.org" not in {
+            value["apiVersion"].partition("/")[0] for value in rendered(f"overlays/{overlay}")
+        }
 
 
 def katib() -> dict[str, dict[str, Any]]:

@@ -104,6 +104,20 @@ def test_trials_alone_need_katibs_database_manager_and_every_job_may_ask_it():
     assert {target for target, port in reached(specs, "job") if port == 6789} == {"katib"}
 
 
+def test_pods_that_train_together_reach_each_other_and_no_other_pod_reaches_them():
+    (policy,) = [spec for spec in policies("trainer") if "app" in spec["podSelector"]["matchLabels"]]
+    (pod,) = [v for v in rendered("trainer") if v["kind"] == "TrainingRuntime"]
+    (job,) = pod["spec"]["template"]["spec"]["replicatedJobs"]
+    labels = job["template"]["spec"]["template"]["metadata"]["labels"]
+    assert chooses(policy["podSelector"], labels) and not chooses(policy["podSelector"], JOB)
+    for side, end in (("ingress", "from"), ("egress", "to")):
+        (rule,) = policy[side]
+        (other,) = rule[end]
+        assert chooses(other["podSelector"], labels) and not chooses(other["podSelector"], JOB)
+        (ports,) = rule["ports"]
+        assert ports["port"] <= 29400 <= ports["endPort"]  # and what NCCL and Gloo pick
+
+
 @pytest.mark.parametrize("source", OURS)
 def test_nobody_talks_to_our_pods_but_clients_to_servers(source):
     allowed = {("client", 8000)} if source == "server" else set()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deepcuts.components.training.launch import launch, processes
+from deepcuts.components.training.launch import launch, of_pod, processes
 from tests.conftest import ROOT
 from tests.training import tiny
 
@@ -51,7 +51,7 @@ def receipt(tmp_path: Path) -> dict:
     return json.loads((tmp_path / "receipt.json").read_text())
 
 
-@pytest.mark.parametrize(("strategy", "count"), [("auto", 1), ("ddp", 4), ("fsdp", 4)])
+@pytest.mark.parametrize(("strategy", "count"), [("auto", 1), ("ddp", 4), ("fsdp", 4), ("hsdp", 4)])
 def test_a_process_for_each_device_where_the_recipe_names_a_strategy_of_several(strategy, count):
     argv = ["--base", "x", "--recipe", json.dumps({"strategy": strategy})]
     assert processes(argv, devices=4) == count
@@ -71,7 +71,7 @@ def test_a_command_that_cannot_be_read_gets_one_process(argv):
 
 def test_two_processes_train_and_leave_one_receipt_from_the_start_of_the_launcher(tmp_path, argv):
     began = time.time()
-    assert launch(STEP, argv(), 2) == 0
+    assert launch(STEP, argv(), of_pod(2)) == 0
     found = receipt(tmp_path)
     assert (found["facts"]["strategy"], found["facts"]["processes"]) == ("ddp", 2)
     assert found["facts"]["steps"] == len((tmp_path / "curve.jsonl").read_text().splitlines())
@@ -79,7 +79,7 @@ def test_two_processes_train_and_leave_one_receipt_from_the_start_of_the_launche
 
 
 def test_one_process_that_torchrun_started_shards_its_weights_where_the_recipe_says_fsdp(tmp_path, argv):
-    assert launch(STEP, argv(strategy="fsdp", method="full"), 1) == 0
+    assert launch(STEP, argv(strategy="fsdp", method="full"), of_pod(1)) == 0
     found = receipt(tmp_path)
     assert (found["facts"]["strategy"], found["facts"]["processes"]) == ("fsdp", 1)
     assert (tmp_path / "model" / "model.safetensors").exists()
@@ -110,7 +110,7 @@ finally:
 @pytest.mark.slow
 def test_the_exit_code_of_a_failed_process_is_handed_on(tmp_path, argv, capfd):
     (tmp_path / "train.jsonl").write_text("{}\n")
-    assert launch(STEP, argv(), 2) == 3
+    assert launch(STEP, argv(), of_pod(2)) == 3
     assert receipt(tmp_path)["end_reason"] == "data"
 
 
@@ -120,8 +120,8 @@ def test_the_exit_code_of_a_failed_process_is_handed_on(tmp_path, argv, capfd):
 )
 def test_a_launcher_that_is_ended_takes_its_processes_along(tmp_path, argv, number, code):
     words = argv(budget_tokens=2_000_000, schedule_tokens=2_000_000, save_every_seconds=0.2)
-    call = "import sys; from deepcuts.components.training.launch import launch\n"
-    call += f"sys.exit(launch({STEP!r}, {words}, 2))"
+    call = "import sys; from deepcuts.components.training.launch import launch, of_pod\n"
+    call += f"sys.exit(launch({STEP!r}, {words}, of_pod(2)))"
     launcher = subprocess.Popen([sys.executable, "-c", call], stderr=subprocess.DEVNULL)
     committed = tmp_path / "store" / "trainings"
     deadline = time.monotonic() + 120

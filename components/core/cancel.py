@@ -1,4 +1,4 @@
-"""Cancel an Experiment when SIGTERM ends the step that follows it, so that it does not keep spending."""
+"""Cancel what a step has started on the cluster when SIGTERM ends it, so that it does not keep spending."""
 
 import signal
 from collections.abc import Iterator
