@@ -20,7 +20,7 @@ from deepcuts.components.core import executor_input
 from deepcuts.components.core.executor_input import PARAMETER
 from tests.conftest import ROOT
 
-LIBRARIES = {"core", "gguf", "joined", "rayjob", "training", "trainjob"}
+LIBRARIES = {"core", "gguf", "rayjob", "training", "trainjob", "joined"}
 """Folders under components/ that are no step."""
 NAMES = sorted(p.name for p in (ROOT / "components").iterdir() if p.is_dir() and p.name[0] not in "_.")
 STEPS = [name for name in NAMES if name not in LIBRARIES]

@@ -56,10 +56,10 @@ pods at every level of the DAG, and 11 pods used up one of two retries."""
 UNREACHABLE = (StoreError, ValueError, OSError)
 """Store errors to ignore here; a step that needs the store reports them itself."""
 OBJECT_STORES = ("minio", "s3")
-POD_RECEIPTS = "DEEPCUTS_POD_RECEIPTS"
-"""Environment variable with the URI under which a step leaves receipts of other pods that it started."""
 NODE = "-node-"
 """Before the number of a node in the name of its folder."""
+POD_RECEIPTS = "DEEPCUTS_POD_RECEIPTS"
+"""Environment variable with the URI under which a step leaves receipts of other pods that it started."""
 RUN = "DEEPCUTS_RUN"
 """Environment variable with the run's name for ``training/lease.py``; in a Job it is the Job's uid."""
 
@@ -223,6 +223,11 @@ def named_run(executor: Mapping[str, Any] | None) -> Iterator[None]:
         del os.environ[RUN]
 
 
+def run_of(root: str, prefix: str) -> str:
+    """Return the run's name from what ``of_task`` returns."""
+    return f"{root}/{prefix.rsplit('/', 2)[0]}"
+
+
 @contextmanager
 def pods_charged(attempts: Attempts | None) -> Iterator[None]:
     """Tell the body, and processes that it starts, where receipts of pods that it starts go."""
@@ -236,11 +241,6 @@ def pods_charged(attempts: Attempts | None) -> Iterator[None]:
     finally:
         if before is None:
             del os.environ[POD_RECEIPTS]
-
-
-def run_of(root: str, prefix: str) -> str:
-    """Return the run's name from what ``of_task`` returns."""
-    return f"{root}/{prefix.rsplit('/', 2)[0]}"
 
 
 def of_task(executor: Mapping[str, Any]) -> tuple[str, str]:
