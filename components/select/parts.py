@@ -15,7 +15,7 @@ PARTS_PER_WORKER = 4
 """So that workers end at about the same time."""
 
 
-class Part(NamedTuple):
+class CorpusPart(NamedTuple):
     """Lines of the file, as one object."""
 
     uri: str
@@ -23,14 +23,14 @@ class Part(NamedTuple):
     """Number of its first line in the file, from 0."""
 
 
-def divided(corpus: Path, store: Store, prefix: str, workers: int) -> tuple[list[Part], int]:
+def divided(corpus: Path, store: Store, prefix: str, workers: int) -> tuple[list[CorpusPart], int]:
     """Put the lines of ``corpus`` into ``store``; return the parts and the number of lines.
 
     Uses the disk of one part and the memory of one line.
     """
     size = corpus.stat().st_size // (PARTS_PER_WORKER * workers)
     size = min(max(size, SMALLEST_BYTES), LARGEST_BYTES)
-    parts: list[Part] = []
+    parts: list[CorpusPart] = []
     number = 0
     with corpus.open("rb") as lines, tempfile.TemporaryDirectory(prefix="part-") as scratch:
         place = Path(scratch) / "part"
@@ -42,11 +42,11 @@ def divided(corpus: Path, store: Store, prefix: str, workers: int) -> tuple[list
                     written += out.write(line)
                     line, number = lines.readline(), number + 1
             store.put(key, place)
-            parts.append(Part(store.uri(key), first))
+            parts.append(CorpusPart(store.uri(key), first))
     return parts, number
 
 
-def read(part: Part, corpus: str) -> Iterator[Example]:
+def read(part: CorpusPart, corpus: str) -> Iterator[Example]:
     """Yield the Examples of a part; ``corpus`` is the file it is of, for errors.
 
     Raises:

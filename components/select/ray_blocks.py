@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from deepcuts.components.core.examples import Example
 from deepcuts.components.select import budget, duplicates, near
 from deepcuts.components.select.near import PERMUTATIONS, Sketch
-from deepcuts.components.select.parts import Part, read
+from deepcuts.components.select.parts import CorpusPart, read
 from deepcuts.components.select.remaining import show
 from deepcuts.components.select.views import SHINGLES, WORDS, View, encode
 
@@ -43,7 +43,7 @@ def read_parts(parts: pa.Table, corpus: str) -> Iterator[pa.Table]:
     """Yield the rows of parts (columns ``uri`` and ``first``), a table for each CHUNK."""
     for uri, first in zip(parts["uri"].to_pylist(), parts["first"].to_pylist(), strict=True):
         records: list[Example] = []
-        for record in read(Part(uri, first), corpus):
+        for record in read(CorpusPart(uri, first), corpus):
             records.append(record)
             if len(records) == CHUNK:
                 yield _table(records, first)
@@ -186,7 +186,7 @@ def kept_lines(parts: pa.Table, corpus: str, keep: NDArray[np.bool_]) -> Iterato
     """Yield the Examples of parts that ``keep`` has by position, as JSONL."""
     encoder = msgspec.json.Encoder()
     for uri, first in zip(parts["uri"].to_pylist(), parts["first"].to_pylist(), strict=True):
-        records = enumerate(read(Part(uri, first), corpus), start=first)
+        records = enumerate(read(CorpusPart(uri, first), corpus), start=first)
         lines = [encoder.encode(record) + b"\n" for position, record in records if keep[position]]
         yield pa.table(
             {"first": pa.array([first], pa.int64()), "lines": pa.array([b"".join(lines)], pa.binary())}
@@ -196,7 +196,9 @@ def kept_lines(parts: pa.Table, corpus: str, keep: NDArray[np.bool_]) -> Iterato
 def picked(parts: pa.Table, corpus: str, wanted: frozenset[int]) -> Iterator[pa.Table]:
     """Yield the Examples at the positions ``wanted``, as JSON."""
     for uri, first in zip(parts["uri"].to_pylist(), parts["first"].to_pylist(), strict=True):
-        found = [(p, r) for p, r in enumerate(read(Part(uri, first), corpus), start=first) if p in wanted]
+        found = [
+            (p, r) for p, r in enumerate(read(CorpusPart(uri, first), corpus), start=first) if p in wanted
+        ]
         yield pa.table(
             {
                 "position": pa.array([position for position, _ in found], pa.int64()),
@@ -210,7 +212,7 @@ def counted(parts: pa.Table, corpus: str, tokenizer: Any) -> Iterator[pa.Table]:
     from deepcuts.components.training import scoring  # loads torch, which most workers do without
 
     for uri, first in zip(parts["uri"].to_pylist(), parts["first"].to_pylist(), strict=True):
-        found = scoring.render_all(list(read(Part(uri, first), corpus)), tokenizer)
+        found = scoring.render_all(list(read(CorpusPart(uri, first), corpus)), tokenizer)
         positions = np.arange(first, first + len(found))
         yield pa.table({"position": positions, "tokens": [len(rendered.ids) for rendered in found]})
 
