@@ -64,9 +64,16 @@ def container(
 
 
 def part(module: str, **flags: object) -> ChainedStep:
-    """Return ``python -m module`` as a step of a chain, with flags as in ``container``."""
+    """Return ``python -m module`` as a step of a chain, with flags as in ``container``.
+
+    A parameter named as its flag is left to ``chain.py``, as a run's status repeats each word 8 times.
+    """
     values = {name: _paths(value) if isinstance(value, dict) else value for name, value in flags.items()}
-    words = [(f"--{name.replace('_', '-')}", _word(value)) for name, value in values.items()]
+    named = [(name, _word(value)) for name, value in values.items()]
+    words = [
+        (f"--{name.replace('_', '-')}", PARAMETER if value == f"{PARAMETER}{name}" else value)
+        for name, value in named
+    ]
     return ChainedStep(module, [word for pair in words for word in pair])
 
 
@@ -78,7 +85,7 @@ def chain(image: str, receipt: dsl.Output[dsl.Metrics], **parts: ChainedStep) ->
     """
     args = _own(receipt)
     for name, step in parts.items():
-        beginning, end = STEP.split("{}")  # left out to save space: a run's status repeats each word 8 times
+        beginning, end = STEP.split("{}")  # left out to save space
         args += ["--part", f"{name}={step.module.removeprefix(beginning).removesuffix(end)}", *step.args]
     command = ["python", "-m", "deepcuts.components.core.chain"]
     return dsl.ContainerSpec(image=image_name(image), command=command, args=args)

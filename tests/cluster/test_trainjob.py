@@ -16,7 +16,7 @@ from deepcuts.components.core.store import open_store
 from deepcuts.components.trainjob.job import trainjob
 from deepcuts.components.trainjob.node_task import NodeTask
 from tests.cluster.conftest import RUNNER, Kubectl
-from tests.cluster.trainer import Controller, definitions
+from tests.cluster.trainer import TrainerController, definitions
 from tests.conftest import ROOT
 from tests.training import tiny
 
@@ -38,14 +38,14 @@ CRDS = ["trainjobs.trainer.kubeflow.org", "trainingruntimes.trainer.kubeflow.org
 
 
 @pytest.fixture(scope="module")
-def controller(kubectl: Kubectl, namespace: str) -> Iterator[Controller]:
+def controller(kubectl: Kubectl, namespace: str) -> Iterator[TrainerController]:
     """Trainer in the namespace, as far as a training needs it, with our manifests."""
     kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", text=definitions())
     kubectl("wait", "--for=condition=Established", "--timeout=30s", *(f"crd/{name}" for name in CRDS))
     for name in ("access", "network", "runtime"):
         told = kubectl("-n", namespace, "apply", "-f", str(ROOT / "manifests/trainer" / f"{name}.yaml"))
         assert "Warning" not in told
-    made = Controller(namespace)
+    made = TrainerController(namespace)
     yield made
     made.stop()
 

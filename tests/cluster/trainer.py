@@ -39,7 +39,7 @@ def merged(whole: Any, patch: Any) -> Any:
     return patch
 
 
-class Controller:
+class TrainerController:
     """Turns every TrainJob of a namespace into pods, until ``stop``."""
 
     def __init__(self, namespace: str) -> None:
