@@ -64,16 +64,9 @@ def container(
 
 
 def part(module: str, **flags: object) -> ChainedStep:
-    """Return ``python -m module`` as a step of a chain, with flags as in ``container``.
-
-    A parameter named as its flag is left to ``chain.py``, as a run's status repeats each word 8 times.
-    """
+    """Return ``python -m module`` as a step of a chain, with flags as in ``container``."""
     values = {name: _paths(value) if isinstance(value, dict) else value for name, value in flags.items()}
-    named = [(name, _word(value)) for name, value in values.items()]
-    words = [
-        (f"--{name.replace('_', '-')}", PARAMETER if value == f"{PARAMETER}{name}" else value)
-        for name, value in named
-    ]
+    words = [(_flag(name), _word(value)) for name, value in values.items()]
     return ChainedStep(module, [word for pair in words for word in pair])
 
 
@@ -81,12 +74,16 @@ def chain(image: str, receipt: dsl.Output[dsl.Metrics], **parts: ChainedStep) ->
     """Run several steps one after another in one container of ``image`` (``core/chain.py``).
 
     Each of ``parts``, keyed by its name in the ledger, writes its own receipt to ``<receipt>_NAME``;
-    ``receipt`` is the chain's and has the facts of all of them.
+    ``receipt`` is the chain's and has the facts of all of them. A part's folder and the name of a parameter
+    that is its flag's are left out, as a run's status repeats each word 8 times.
     """
     args = _own(receipt)
     for name, step in parts.items():
-        beginning, end = STEP.split("{}")  # left out to save space
-        args += ["--part", f"{name}={step.module.removeprefix(beginning).removesuffix(end)}", *step.args]
+        beginning, end = STEP.split("{}")
+        args += ["--part", f"{name}={step.module.removeprefix(beginning).removesuffix(end)}"]
+        for flag, value in zip(step.args[::2], step.args[1::2], strict=True):
+            same = isinstance(value, str) and flag == _flag(value.removeprefix(PARAMETER))
+            args += [flag, PARAMETER if same else value]
     command = ["python", "-m", "deepcuts.components.core.chain"]
     return dsl.ContainerSpec(image=image_name(image), command=command, args=args)
 
@@ -133,6 +130,10 @@ def between(name: str) -> str:
 
 def _own(receipt: dsl.Output[dsl.Metrics]) -> list[object]:
     return ["--receipt", receipt.path, "--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER]
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _word(value: object) -> object:
