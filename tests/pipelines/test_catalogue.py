@@ -143,7 +143,8 @@ def test_it_compiles_alone_to_what_our_component_compiles_to(compiled, category,
     ours = entry.container
     name_of = re.compile(r"/(\w+):")
     assert name_of.findall(container["image"]) == name_of.findall(ours.image)
-    images = (ours.image, container["image"])  # another image that a step names is of the same registry and tag
+    # another image that a step names is of the same registry and tag
+    images = (ours.image, container["image"])
     (here, old), (there, new) = (re.split(r"\w+:", image, maxsplit=1) for image in images)
     args = [re.sub(rf"^{re.escape(here)}(\w+):{old}$", rf"{there}\1:{new}", str(word)) for word in ours.args]
     assert container["command"] == [*ours.command] and container["args"] == args
