@@ -34,7 +34,7 @@ def compress(
     max_tokens: int = 512,
     prune_method: str = "width",
     prune_amount: float = 0.2,
-    heal_method: str = "none",
+    heal_method: str = "forward-kl",
     recipe: dict = {"method": "full", "learning_rate": 1e-3},  # noqa: B006  (KFP writes it into the YAML)
     serve_on: str = "cpu",
     quantize_candidates: list = ["auto"],  # noqa: B006
