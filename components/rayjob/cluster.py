@@ -91,7 +91,7 @@ class RayJobs:
                 "the right"
             )
         if status == NOT_FOUND:
-            return ValueError("no RayJobs in this cluster: install KubeRay 1.4 or later, or set engine local")
+            return ValueError("no RayJobs in this cluster: install KubeRay, or set engine local")
         if status in REFUSED:
             return ValueError(f"KubeRay refuses the RayJob: {reason(error)}")
         return StoreError(f"the API server does not answer: {reason(error)}")
