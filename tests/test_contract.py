@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from kfp.dsl.base_component import BaseComponent
 
-from deepcuts.components.core import chain, executor_input
+from deepcuts.components.core import executor_input
 from deepcuts.components.core.executor_input import PARAMETER
 from tests.conftest import ROOT
 
@@ -87,9 +87,8 @@ def test_component_passes_exactly_the_flags_its_step_takes(name):
 def unused(face: BaseComponent) -> list[str]:
     """Inputs and outputs that no flag passes."""
     args = [str(word) for word in container_of(face).args]
-    if "--part" in args:
-        args += [word for part in chain.split(args)[1] for word in part.argv]
-    values = args[1::2]
+    pairs = zip(args[::2], args[1::2], strict=True)
+    values = [executor_input.spelled_out(flag, word) for flag, word in pairs]
     files = [value.removeprefix(PARAMETER) for value in values if value.startswith(PARAMETER)]
     begins = tuple(word[:-1] for value in files for word in value.split(",") if word.endswith("*"))
     names = [*(face.component_spec.inputs or {}), *(face.component_spec.outputs or {})]

@@ -2,7 +2,6 @@
 
 ``python -m deepcuts.components.core.chain --executor-input … --receipt … --part NAME=STEP FLAGS --part …``
 
-A value ``$.`` is short for the parameter or artifact with the flag's own name: ``--max-tokens $.``.
 Each step is a separate process, so its receipt is the same as if it ran alone; it is written to the path of
 the chain's receipt with ``_NAME`` appended. The first step that fails ends the task with its exit code.
 """
@@ -54,8 +53,7 @@ def split(argv: list[str]) -> tuple[dict[str, str], list[ChainPart]]:
                 raise ValueError(f"{PART} {value}: expected NAME=STEP")
             parts.append(ChainPart(name, executor_input.step_module(module), []))
         elif parts:
-            same = executor_input.PARAMETER + flag.removeprefix("--").replace("-", "_")
-            parts[-1].argv.extend([flag, same if value == executor_input.PARAMETER else value])
+            parts[-1].argv.extend([flag, executor_input.spelled_out(flag, value)])
         else:
             own[flag] = value
     if not parts:

@@ -127,7 +127,7 @@ def pairs(argv: list[str]) -> tuple[dict[str, str], list[str]]:
             value = next(words, "")
         if flag in values:
             found.append(f"{flag}: given twice: remove one")
-        values[flag] = value
+        values[flag] = executor_input.spelled_out(flag, value)
     return values, found
 
 
@@ -138,7 +138,7 @@ def parse(step: StepFunction, flags: Mapping[str, str], problems: list[str]) -> 
         ValueError: ``problems``, unknown and missing flags and invalid values, one per line.
     """
     hints = get_type_hints(step, include_extras=True)  # keeps bounds, as in Annotated[int, Meta(ge=1)]
-    names = {_flag(name): name for name in inspect.signature(step).parameters}
+    names = {executor_input.flag_of(name): name for name in inspect.signature(step).parameters}
     found = problems + [strict.unknown_key("", flag, names) for flag in flags if flag not in names]
     values: dict[str, Any] = {}
     for flag, name in names.items():
@@ -160,7 +160,10 @@ def parse(step: StepFunction, flags: Mapping[str, str], problems: list[str]) -> 
 def usage(step: StepFunction) -> str:
     """Return the help text: what the step does and the flags it takes."""
     hints = get_type_hints(step)
-    flags = [f"  {_flag(name)} {_type_name(hints[name])}" for name in inspect.signature(step).parameters]
+    flags = [
+        f"  {executor_input.flag_of(name)} {_type_name(hints[name])}"
+        for name in inspect.signature(step).parameters
+    ]
     return "\n".join([f"{step.__name__}: {inspect.getdoc(step)}", "", *flags, "  --receipt path (optional)"])
 
 
@@ -168,10 +171,6 @@ def write_json(path: Path, value: object) -> None:
     """Write ``value`` as JSON, atomically."""
     with files.staged(path) as staging:
         staging.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n")
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def _type_name(hint: Any) -> str:

@@ -16,7 +16,7 @@ from kfp.dsl.placeholders import (
     OutputPathPlaceholder,
 )
 
-from deepcuts.components.core.executor_input import PARAMETER, STEP
+from deepcuts.components.core.executor_input import PARAMETER, STEP, flag_of, shortened
 
 REGISTRY = os.environ.get("DEEPCUTS_REGISTRY", "localhost/deepcuts")
 TAG = os.environ.get("DEEPCUTS_TAG", "dev")
@@ -55,9 +55,9 @@ def container(
 ) -> dsl.ContainerSpec:
     """Return ``python -m module`` in ``image``, with one ``--flag value`` per keyword.
 
-    A parameter or path is passed as ``$.NAME``, which the step looks up in the executor input; the server
-    would write its value into the pod a second time, and a run's status holds each pod six times. A dict of
-    artifacts is passed as JSON, by name.
+    A parameter or path is passed as ``$.NAME``, or ``$.`` if it is named as its flag, which the step looks up
+    in the executor input; the server would write its value into the pod a second time, and a run's status
+    holds each pod six times. A dict of artifacts is passed as JSON, by name.
     """
     args = [*part(module, **flags).args, *_own(receipt)]
     return dsl.ContainerSpec(image=image_name(image), command=["python", "-m", module], args=args)
@@ -66,24 +66,20 @@ def container(
 def part(module: str, **flags: object) -> ChainedStep:
     """Return ``python -m module`` as a step of a chain, with flags as in ``container``."""
     values = {name: _paths(value) if isinstance(value, dict) else value for name, value in flags.items()}
-    words = [(_flag(name), _word(value)) for name, value in values.items()]
-    return ChainedStep(module, [word for pair in words for word in pair])
+    words = [(flag_of(name), _word(value)) for name, value in values.items()]
+    return ChainedStep(module, [word for flag, value in words for word in (flag, shortened(flag, value))])
 
 
 def chain(image: str, receipt: dsl.Output[dsl.Metrics], **parts: ChainedStep) -> dsl.ContainerSpec:
     """Run several steps one after another in one container of ``image`` (``core/chain.py``).
 
     Each of ``parts``, keyed by its name in the ledger, writes its own receipt to ``<receipt>_NAME``;
-    ``receipt`` is the chain's and has the facts of all of them. A part's folder and the name of a parameter
-    that is its flag's are left out, as a run's status repeats each word 8 times.
+    ``receipt`` is the chain's and has the facts of all of them.
     """
     args = _own(receipt)
     for name, step in parts.items():
-        beginning, end = STEP.split("{}")
-        args += ["--part", f"{name}={step.module.removeprefix(beginning).removesuffix(end)}"]
-        for flag, value in zip(step.args[::2], step.args[1::2], strict=True):
-            same = isinstance(value, str) and flag == _flag(value.removeprefix(PARAMETER))
-            args += [flag, PARAMETER if same else value]
+        beginning, end = STEP.split("{}")  # left out to save space: a run's status repeats each word 8 times
+        args += ["--part", f"{name}={step.module.removeprefix(beginning).removesuffix(end)}", *step.args]
     command = ["python", "-m", "deepcuts.components.core.chain"]
     return dsl.ContainerSpec(image=image_name(image), command=command, args=args)
 
@@ -130,10 +126,6 @@ def between(name: str) -> str:
 
 def _own(receipt: dsl.Output[dsl.Metrics]) -> list[object]:
     return ["--receipt", receipt.path, "--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER]
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def _word(value: object) -> object:

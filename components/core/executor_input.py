@@ -24,6 +24,22 @@ def pool(executor: Mapping[str, Any]) -> str:
     return str(executor.get("inputs", {}).get("parameterValues", {}).get(POOL, ""))
 
 
+def flag_of(name: str) -> str:
+    """Return the flag that passes the parameter ``name``."""
+    return f"--{name.replace('_', '-')}"
+
+
+def shortened(flag: str, word: object) -> object:
+    """Return ``$.`` for a value that names its own flag's parameter; a run's status repeats it 8 times."""
+    same = isinstance(word, str) and flag == flag_of(word.removeprefix(PARAMETER))
+    return PARAMETER if same else word
+
+
+def spelled_out(flag: str, word: str) -> str:
+    """Return a flag's value as it was before ``shortened``."""
+    return PARAMETER + flag.removeprefix("--").replace("-", "_") if word == PARAMETER else word
+
+
 def value(word: str, executor: Mapping[str, Any] | None) -> str:
     """Return a flag's value as text; if ``word`` names a parameter or an artifact, its value or path.
 

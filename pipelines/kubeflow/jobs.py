@@ -180,7 +180,9 @@ def argv(leaf: pipeline_spec.Leaf, parameters: Json, places: Mapping[str, str]) 
         lambda artifact: f"file://{artifact.path}",
         lambda name: places.get(name, f"/scratch/{name}"),
     )
-    words = [*container.command, *container.args]
+    pairs = zip(container.args[::2], container.args[1::2], strict=True)
+    args = [word for flag, value in pairs for word in (flag, executor_input.spelled_out(flag, value))]
+    words = [*container.command, *args]
     at = words.index("--executor-input")
     filled = placeholders.fill([*words[:at], *words[at + 2 :]], executor, {})
     return [executor_input.value(word, executor) for word in filled]

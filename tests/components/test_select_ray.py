@@ -60,6 +60,8 @@ def corpus(tmp_path) -> Path:
     return tmp_path
 
 
+# threads of Ray stay in the process: once, a later test of the same session never ended
+@pytest.mark.slow
 def test_ray_selects_what_a_local_selection_does(corpus):
     pytest.importorskip("ray", reason='pip install "deepcuts[ray]"')
     assert made(corpus, "ray") == made(corpus, "local")
