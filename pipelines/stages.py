@@ -175,7 +175,8 @@ class Stages(NamedTuple):
         """Fetch data with ``component``, which also plans the training, with a pipeline's parameters."""
         inputs = component.component_spec.inputs or {}
         taken = {key: given[own] for key in inputs if (own := GIVEN_AS.get(key, key)) in given}
-        taken |= {"base": base.outputs["model"], "compiled_for": compiled_for()} | changed
+        known = {key: value for key, value in compiled_for().items() if value}
+        taken |= {"base": base.outputs["model"], "compiled_for": known} | changed
         return task(name, component, CPU, SELECT)(**taken)
 
     def select(self, base: Any, data: dsl.PipelineTask, given: Mapping[str, Any]) -> dsl.PipelineTask:

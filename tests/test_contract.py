@@ -151,8 +151,8 @@ def parts_of(face: BaseComponent) -> dict[str, tuple[str, dict[str, Any]]]:
     args = container_of(face).args
     for flag, value in zip(args[::2], args[1::2], strict=True):
         if flag == "--part":
-            name, _, module = value.partition("=")
-            found[name] = (executor_input.step_module(module), {})
+            name, module = executor_input.named_step(value)
+            found[name] = (module, {})
         elif found:
             found[name][1][flag] = value
     return found

@@ -1,6 +1,7 @@
 """Run several steps one after another in one container: starting a Kubeflow task takes 20 s.
 
 ``python -m deepcuts.components.core.chain --executor-input … --receipt … --part NAME=STEP FLAGS --part …``
+(``NAME`` alone if both are the same)
 
 Each step is a separate process, so its receipt is the same as if it ran alone; it is written to the path of
 the chain's receipt with ``_NAME`` appended. The first step that fails ends the task with its exit code.
@@ -42,16 +43,13 @@ def split(argv: list[str]) -> tuple[dict[str, str], list[ChainPart]]:
     """Return the chain's own flags and its parts.
 
     Raises:
-        ValueError: there is no ``--part``, or one is not ``NAME=STEP``.
+        ValueError: there is no ``--part``, or one has no name.
     """
     own: dict[str, str] = {}
     parts: list[ChainPart] = []
     for flag, value in zip(argv[::2], argv[1::2], strict=True):  # every flag takes one value
         if flag == PART:
-            name, found, module = value.partition("=")
-            if not found:
-                raise ValueError(f"{PART} {value}: expected NAME=STEP")
-            parts.append(ChainPart(name, executor_input.step_module(module), []))
+            parts.append(ChainPart(*executor_input.named_step(value), []))
         elif parts:
             parts[-1].argv.extend([flag, executor_input.spelled_out(flag, value)])
         else:

@@ -79,7 +79,8 @@ def chain(image: str, receipt: dsl.Output[dsl.Metrics], **parts: ChainedStep) ->
     args = _own(receipt)
     for name, step in parts.items():
         beginning, end = STEP.split("{}")  # left out to save space: a run's status repeats each word 8 times
-        args += ["--part", f"{name}={step.module.removeprefix(beginning).removesuffix(end)}", *step.args]
+        folder = step.module.removeprefix(beginning).removesuffix(end)
+        args += ["--part", name if name == folder else f"{name}={folder}", *step.args]
     command = ["python", "-m", "deepcuts.components.core.chain"]
     return dsl.ContainerSpec(image=image_name(image), command=command, args=args)
 

@@ -19,6 +19,18 @@ def step_module(word: str) -> str:
     return word if "." in word else STEP.format(word)
 
 
+def named_step(word: str) -> tuple[str, str]:
+    """Return (name in the ledger, module) of a chain's ``--part``: NAME=STEP, or NAME if both are the same.
+
+    Raises:
+        ValueError: it has no name.
+    """
+    name, _, folder = word.partition("=")
+    if not name:
+        raise ValueError(f"--part {word}: expected NAME=STEP")
+    return name, step_module(folder or name)
+
+
 def pool(executor: Mapping[str, Any]) -> str:
     """Return the node pool chosen for the task during the run; empty if it was chosen at compile time."""
     return str(executor.get("inputs", {}).get("parameterValues", {}).get(POOL, ""))

@@ -118,7 +118,8 @@ class HubRepository:
 
     def copy(self, names: list[str], target: Path) -> None:
         patterns = [glob.escape(name) for name in names]
-        with filling(target, sum(self._sizes[name] for name in names), "bytes"):
+        expected = sum(self._sizes.get(name, 0) for name in names)  # nothing is listed for a config alone
+        with filling(target, expected, "bytes"):
             self._retry(
                 lambda: snapshot_download(
                     self._name,

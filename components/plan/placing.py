@@ -42,12 +42,12 @@ NO_ACCELERATOR = "nvidia.com/gpu"
 class CompiledFor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Settings that KFP's driver takes only from the compiled file."""
 
-    training_queue: str
-    """Kueue queue in training's label; empty for none."""
-    scoring_queue: str
-    """Kueue queue of the tasks that score models."""
     device: str
     """Resource name of accelerators."""
+    training_queue: str = ""
+    """Kueue queue in training's label; empty for none."""
+    scoring_queue: str = ""
+    """Kueue queue of the tasks that score models."""
 
 
 class Wish(NamedTuple):

@@ -123,8 +123,7 @@ def steps(leaf: "Leaf") -> dict[str, str]:
     module = container.command[container.command.index("-m") + 1]
     parts = [value for flag, value in itertools.pairwise(container.args) if flag == "--part"]
     if parts:
-        named = (part.partition("=")[::2] for part in parts)
-        return {name: executor_input.step_module(word) for name, word in named}
+        return dict(map(executor_input.named_step, parts))
     return {module.removesuffix(".step").rpartition(".")[2]: module}
 
 

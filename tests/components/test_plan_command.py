@@ -56,7 +56,7 @@ def test_the_whole_pipeline_is_planned_with_every_pool_and_the_decision_is_that_
         "seq_len": 512,
     }
     # what the compiled task of plan is given
-    wish = Wish("auto", "allowed", CompiledFor("", "", "nvidia.com/gpu"), watched=True)
+    wish = Wish("auto", "allowed", CompiledFor("nvidia.com/gpu"), watched=True)
     task = PlanTask(architecture.read(BASE), recipe.parse(given), answer_share=1.0)
     made_in_run = decide(task, pools.read(), wish, PlanTerms(), scoring.work(400, 256, ["auto"], "cpu"))
     best, scored = made_in_run.best, made_in_run.scoring

@@ -22,8 +22,8 @@ from tests.components.test_plan import LLAMA_8B, LORA, SMALL, flags_of, run
 
 POOLS = shipped.read()
 HALF_8B = LLAMA_8B | {"torch_dtype": "bfloat16"}
-TEAM = CompiledFor("team", "", "nvidia.com/gpu")
-AMD = CompiledFor("", "", "amd.com/gpu")
+TEAM = CompiledFor("nvidia.com/gpu", "team")
+AMD = CompiledFor("amd.com/gpu")
 TINY = {"budget_tokens": 20_000, "tokens_per_step": 2048, "seq_len": 256, "method": "lora"}
 
 
