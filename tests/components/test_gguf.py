@@ -193,6 +193,7 @@ def test_other_tokens_than_the_model_was_trained_with_are_refused(tiny_file, tmp
         scoring.check_vocabulary(engine, other, texts)
 
 
+@pytest.mark.slow  # 20 s or more on two busy cores
 def test_a_byte_level_vocabulary_is_read_as_one_whatever_its_decoder_says(tmp_path):
     model = base(tmp_path / "base")
     path = model / "tokenizer.json"

@@ -102,6 +102,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow  # 20 s or more on two busy cores
 def test_a_fresh_process_scores_and_generates_from_every_saved_folder_as_measured(go, tmp_path):
     base = make(tmp_path / "base", "qwen3")
     told = {}
@@ -407,6 +408,7 @@ def test_gpu_nodes_get_the_formats_that_vllm_loads():
     assert wanted(["auto"], "gpu") == ["fp8", "w8a8", "gptq-w4a16"] and wanted(["fp8"], "cpu") == ["fp8"]
 
 
+@pytest.mark.slow  # 20 s or more on two busy cores
 def test_what_llama_cpp_does_not_know_is_said_before_training_is_paid_for(tmp_path, monkeypatch):
     pytest.importorskip("cyllama", reason="llama.cpp; installed with the extra train")
     base = make(tmp_path / "base")

@@ -113,6 +113,7 @@ def trained_in_one_go(folder: Path, promoted: dict[str, Any]) -> None:
     assert receipt["facts"]["valid_loss"] == pytest.approx(promoted["valid_loss"], abs=1e-6)
 
 
+@pytest.mark.slow  # 20 s or more on two busy cores
 def test_trials_that_fail_are_recorded_and_charged_and_the_others_decide(flags, tmp_path, monkeypatch):
     monkeypatch.setenv("DEEPCUTS_ATTEMPTS", f"file://{tmp_path}/attempts")
     space = {

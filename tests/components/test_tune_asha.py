@@ -126,6 +126,7 @@ def test_the_same_trials_in_another_order_give_the_same_answer(made, order, coun
     assert assign(made, trials, ledger, count, uniform) == first
 
 
+@pytest.mark.slow  # 20 s or more on two busy cores
 @settings(max_examples=40)
 @given(st.integers(0, 200), st.integers(2, 12))
 def test_a_small_space_that_is_used_up_still_answers_exactly_and_trains_first_what_is_left(count, size):

@@ -73,6 +73,7 @@ def attempts(task: TrialTask, name: str) -> list[Attempt]:
     return [msgspec.json.decode(store.get_bytes(key), type=Attempt) for key in keys]
 
 
+@pytest.mark.slow  # 20 s or more on two busy cores
 def test_a_trial_tells_katib_its_loss_and_its_promotion_goes_on_from_the_checkpoint(task, database):
     first = started(task, "deepcuts-1")
     assert first.communicate() and first.returncode == 0

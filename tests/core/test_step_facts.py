@@ -37,7 +37,7 @@ COMPONENTS = Path(__file__).parents[2] / "components"
         (LengthFacts, ["finetune", "distill"]),
         (TrialFacts, ["finetune"]),
         (ModelFacts, ["finetune", "warmstart"]),
-        (SelectFacts, ["select/selection"]),
+        (SelectFacts, ["select/remaining"]),
         (SourceFacts, ["fetch"]),
         (AcceptFacts, ["accept"]),
         (PullFacts, ["publish/pull"]),

@@ -34,7 +34,7 @@ from tests.manifests.retraining import (
     spoil,
     template,
 )
-from tests.test_contract import declared, foreign_packages
+from tests.test_contract import declared, extras_of, foreign_packages
 from tests.training import tiny
 
 ALWAYS = TINY | {"--policy": "always"}
@@ -261,7 +261,7 @@ def a_job(pool: Any) -> Json:
 def test_container_runs_a_step_in_an_image_that_can_with_values_that_it_takes(link, container):
     module = argv(container)[2]
     image = container["image"].rpartition("/")[2].removesuffix(":dev")
-    assert foreign_packages(ROOT / f"{module.replace('.', '/')}.py") - declared(image) == set()
+    assert foreign_packages(ROOT / f"{module.replace('.', '/')}.py") - declared(*extras_of(image)) == set()
     step = getattr(importlib.import_module(module), module.removesuffix(".step").rpartition(".")[2])
     words = [word.replace("/nodepools/", f"{BASE}/") for word in argv(container)[3:]]
     flags, problems = cli.pairs(words)

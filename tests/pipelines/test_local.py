@@ -282,7 +282,7 @@ def test_values_arrive_as_kfp_encodes_them(bench):
     run = bench.run(encoded, config=config, **given_values)
     assert json.loads(made(run, "make")) == {**given_values, "config": config}
     argv = json.loads((bench.folder / "run/tasks/make/argv.json").read_text())
-    assert argv[argv.index("--config") + 1] == "$.config"
+    assert argv[argv.index("--config") + 1] == "$."
     executor = json.loads(argv[argv.index("--executor-input") + 1])
     assert executor["inputs"]["parameterValues"]["config"] == config
 

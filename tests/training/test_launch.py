@@ -69,6 +69,7 @@ def test_a_command_that_cannot_be_read_gets_one_process(argv):
     assert processes(argv, devices=4) == 1
 
 
+@pytest.mark.slow  # 20 s or more on two busy cores
 def test_two_processes_train_and_leave_one_receipt_from_the_start_of_the_launcher(tmp_path, argv):
     began = time.time()
     assert launch(STEP, argv(), of_pod(2)) == 0
