@@ -26,13 +26,12 @@ class Manifest(TypedDict):
 def manifest_of(folder: Path) -> Manifest:
     """Return the manifest of a folder's current files, sorted by posix name."""
     names = sorted(files.name_in(folder, p) for p in folder.rglob("*") if p.is_file())
-    return {
-        "files": {
-            name: {"sha256": files.digest(folder / name), "bytes": (folder / name).stat().st_size}
-            for name in names
-            if name != MANIFEST
-        }
-    }
+    return {"files": {name: entry_of(folder / name) for name in names if name != MANIFEST}}
+
+
+def entry_of(path: Path) -> FileEntry:
+    """Return the size and SHA-256 of a file."""
+    return {"sha256": files.digest(path), "bytes": path.stat().st_size}
 
 
 def encoded(manifest: Manifest) -> bytes:

@@ -91,7 +91,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Sequence-length warm-up, shortest rows first. Longer examples are trained once they fit."""
     micro_batch_size: Count = 8
     """Rows per forward pass and device (more in phases with shorter rows); affects memory and speed, not the
-    result."""
+    result. On a CPU the most: a pass takes fewer where that is about as fast."""
     packing: bool = True
     """Pack examples into rows without padding; otherwise one per row, padded to the longest in its pass."""
     share_prefixes: Literal["auto", "on", "off"] = "auto"

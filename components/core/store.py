@@ -185,20 +185,33 @@ def replace(store: Store, folder: Path, prefix: str) -> None:
     _upload(store, folder, prefix, manifest)
 
 
+def upload(store: Store, path: Path, key: str, entry: FileEntry, heard: Heard = unheard) -> None:
+    """Upload one file, whose entry of the manifest is ``entry``, and read it back; ``heard`` counts both.
+
+    Raises:
+        StoreError: the store is unreachable, or returns other bytes than were uploaded.
+    """
+    store.put(key, path)
+    heard(entry["bytes"])
+    if (back := store.sha256(key)) != entry["sha256"]:
+        raise StoreError(
+            f"{store.uri(key)} came back with SHA-256 {back}, not {entry['sha256']}: publish again"
+        )
+    heard(entry["bytes"])
+
+
+def commit(store: Store, prefix: str, manifest: Manifest) -> None:
+    """Publish what was uploaded under ``prefix``, in place of what was published there."""
+    store.put_bytes(f"{prefix}/{MANIFEST}", encoded(manifest))
+
+
 def _upload(store: Store, folder: Path, prefix: str, manifest: Manifest) -> None:
-    """Upload a folder's files, read each back, then upload the manifest."""
+    """Upload a folder's files, then commit them."""
     total = sum(entry["bytes"] for entry in manifest["files"].values())
     progress = ProgressLog(2 * total, "bytes sent and read back", brief=True)
     for name, entry in manifest["files"].items():
-        key = f"{prefix}/{name}"
-        store.put(key, folder / name)
-        progress.add(entry["bytes"])
-        if (back := store.sha256(key)) != entry["sha256"]:
-            raise StoreError(
-                f"{store.uri(key)} came back with SHA-256 {back}, not {entry['sha256']}: publish again"
-            )
-        progress.add(entry["bytes"])
-    store.put_bytes(f"{prefix}/{MANIFEST}", encoded(manifest))
+        upload(store, folder / name, f"{prefix}/{name}", entry, progress.add)
+    commit(store, prefix, manifest)
 
 
 def _holds(store: Store, prefix: str, manifest: Manifest) -> bool:

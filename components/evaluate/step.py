@@ -18,12 +18,14 @@ from deepcuts.components.core.examples import Example
 from deepcuts.components.core.progress import Heard, ProgressLog
 from deepcuts.components.core.receipts import Facts
 from deepcuts.components.core.scorecards import Sample, Score
-from deepcuts.components.core.store import Store, open_store
+from deepcuts.components.core.store import open_store
 from deepcuts.components.core.strict import MALFORMED
+from deepcuts.components.evaluate.kept_scores import KeptScores
 from deepcuts.components.gguf import convert
 from deepcuts.components.gguf import scoring as gguf_scoring
 from deepcuts.components.gguf.engine import LlamaCpp
-from deepcuts.components.training import general_text, models, scoring
+from deepcuts.components.training import general_text, label_choice, models, scoring
+from deepcuts.components.training.label_choice import LabelTokens
 from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.render import Rendered
 
@@ -76,15 +78,17 @@ def evaluate(
     identity = hashlib.sha256(msgspec.json.encode([digests, settings])).hexdigest()
     kept = KeptScores(open_store(store), f"evaluations/{identity}")
     found: dict[str, Score] = {}
+    label_tokens: list[LabelTokens] = []
     each = 1 + sum(measure in measures for measure in ("exact_match", "label_accuracy"))
     progress = ProgressLog(each * len(records), "scores")
     for number, chunk in enumerate(chunks([len(rendered.ids) for rendered in data])):
-        rows, texts = [records[i] for i in chunk], [data[i] for i in chunk]
+        rows = [records[i] for i in chunk], [data[i] for i in chunk]
         if scores := kept.read(number):
             progress.add(each * len(scores), free=each * len(scores))
         else:
-            made = score(network, tokenizer, rows, texts, classes, measures, max_new_tokens, progress.add)
-            scores = kept.write(number, made)
+            scores, took = score(network, tokenizer, *rows, classes, measures, max_new_tokens, progress.add)
+            kept.write(number, scores)
+            label_tokens.append(took)
         found |= {score.id: score for score in scores}
     scores = [found[record.id] for record in records]
     card = scorecards.summarise(scores, files.digest(model), files.digest(split), seed)
@@ -93,7 +97,7 @@ def evaluate(
     extra_files[scorecards.SAMPLES] = sample_answers(network, tokenizer, records, max_new_tokens)
     scorecards.write(scorecard, card, scores, extra_files)
     kept.clear()
-    return facts | more | {"resumed_examples": kept.found}
+    return facts | more | label_choice.total(label_tokens).facts() | {"resumed_examples": kept.found}
 
 
 def sample_answers(
@@ -178,36 +182,6 @@ def split_measures(measures: list[str]) -> tuple[list[str], list[str]]:
     return own, [measure.removeprefix(HARNESS) for measure in measures if measure.startswith(HARNESS)]
 
 
-class KeptScores:
-    """Scores of earlier attempts of this evaluation in the store, by chunk."""
-
-    def __init__(self, store: Store, prefix: str) -> None:
-        self._store, self._prefix, self.found = store, prefix, 0
-
-    def read(self, number: int) -> list[Score]:
-        """Return the scores of a chunk; empty if it was not scored."""
-        try:
-            lines = self._store.get_bytes(self._key(number))
-        except FileNotFoundError:
-            return []
-        scores = msgspec.json.Decoder(Score).decode_lines(lines)
-        self.found += len(scores)
-        return scores
-
-    def write(self, number: int, scores: list[Score]) -> list[Score]:
-        """Store the scores of a chunk, and return them."""
-        self._store.put_bytes(self._key(number), msgspec.json.Encoder().encode_lines(scores))
-        return scores
-
-    def clear(self) -> None:
-        """Delete the scores once the Scorecard is written, so that another evaluation starts over."""
-        for key in self._store.list(self._prefix):
-            self._store.delete(key)
-
-    def _key(self, number: int) -> str:
-        return f"{self._prefix}/{number:06d}.jsonl"
-
-
 def chunks(lengths: list[int]) -> list[list[int]]:
     """Split the rows into chunks of similar length, longest first, so that too large ones fail at once."""
     order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
@@ -258,9 +232,13 @@ def score(
     measures: list[str],
     max_new_tokens: int,
     scored: Heard,
-) -> list[Score]:
-    """Return one Score per example, in order; ``scored`` gets the number of measurements newly done."""
+) -> tuple[list[Score], LabelTokens]:
+    """Return (one Score per example, in order; the tokens that choosing labels took).
+
+    ``scored`` gets the number of measurements newly done.
+    """
     way: Any = scoring
+    took = LabelTokens()
     if isinstance(network, LlamaCpp):
         way, nats = gguf_scoring, gguf_scoring.answer_nats(network, data, scored)
     else:
@@ -274,12 +252,12 @@ def score(
             for s, hit, answer in zip(scores, hits, answers, strict=True)
         ]
     if "label_accuracy" in measures:
-        chosen = way.choose_labels(network, tokenizer, records, classes, scored)
+        chosen, took = way.choose_labels(network, tokenizer, records, classes, scored)
         scores = [
             msgspec.structs.replace(s, label_correct=label == r.label, predicted=label)
             for s, label, r in zip(scores, chosen, records, strict=True)
         ]
-    return scores
+    return scores, took
 
 
 def describe(card: scorecards.Scorecard, tokens: int) -> Facts:

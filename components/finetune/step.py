@@ -215,7 +215,7 @@ def describe(loss: CompletionLoss, outcome: loop.TrainingOutcome, recipe: Recipe
         "saved_tensor_bytes": outcome.saved_tensor_bytes,
         "peak_learning_rate": outcome.peak_learning_rate,
         "micro_batch_size": outcome.micro_batch_size,
-        "out_of_memory": outcome.micro_batch_size < recipe.micro_batch_size,
+        "out_of_memory": outcome.out_of_memory,
         **outcome.packing.facts(),
         **outcome.sharing.facts(),
         "shared_tokens": progress.shared_tokens,

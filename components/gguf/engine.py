@@ -1,6 +1,5 @@
 """Run llama.cpp on a GGUF file like its server does: likelihoods, greedy answers, time per token."""
 
-import heapq
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -45,6 +44,7 @@ class LlamaCpp:
             ) from error
         self.vocabulary: int = self._model.n_vocab
         self.context: int = self._model.n_ctx_train
+        self.stateful = bool(self._model.is_recurrent() or self._model.is_hybrid())
 
     def tokenize(self, text: str) -> list[int]:
         """Return the token ids of ``text`` like the server reads a rendered prompt."""
@@ -53,35 +53,11 @@ class LlamaCpp:
 
     def logits(self, ids: Sequence[int], places: Sequence[int]) -> Iterator[Logits]:
         """Yield the logits (V,) after each of the ``places`` in ``ids``, in order."""
-        context = self._open(len(ids), 1)
+        context = self.open(len(ids), 1)
         wanted = set(places)
-        self._decode(context, [(token, i, 0, i in wanted) for i, token in enumerate(ids)])
+        self.decode(context, [(token, i, 0, i in wanted) for i, token in enumerate(ids)])
         for place in places:
-            yield np.asarray(context.get_logits_ith(place), dtype=np.float64)
-
-    def likeliest(self, prompt: Sequence[int], tails: Sequence[Sequence[int]]) -> int:
-        """Return which tail is the likeliest after one prompt, its nats summed; the first of equals.
-
-        Best first, token by token: what has been said of a tail are nats that it has at least, so the first
-        one that is whole is the likeliest, and what begins unlikely is never read. No tail begins another:
-        each ends with an end token.
-        """
-        context = self._open(len(prompt) + max(map(len, tails)), 2)
-        self._decode(context, [(token, i, 0, i == len(prompt) - 1) for i, token in enumerate(prompt)])
-        logits = np.asarray(context.get_logits_ith(len(prompt) - 1), dtype=np.float64)
-        open_: list[tuple[float, int, list[int]]] = []  # nats so far, tokens so far, tails that begin so
-        self._branch(open_, logits, 0.0, 0, list(range(len(tails))), tails)
-        while True:
-            nats, depth, members = heapq.heappop(open_)
-            said = tails[members[0]][:depth]
-            if depth == len(tails[members[0]]):
-                return members[0]
-            context.memory_seq_cp(0, 1, -1, -1)
-            rows = [(token, len(prompt) + i, 1, i == depth - 1) for i, token in enumerate(said)]
-            self._decode(context, rows)
-            logits = np.asarray(context.get_logits_ith(depth - 1), dtype=np.float64)
-            context.memory_seq_rm(1, -1, -1)
-            self._branch(open_, logits, nats, depth, members, tails)
+            yield self.logits_at(context, place)
 
     def generate(
         self, prompt: Sequence[int], ends: set[int], room: int, temperature: float = 0.0, seed: int = 0
@@ -90,11 +66,11 @@ class LlamaCpp:
 
         At temperature 0 the likeliest; above, sampled with ``seed``.
         """
-        context, draw = self._open(len(prompt) + room, 1), np.random.default_rng(seed)
+        context, draw = self.open(len(prompt) + room, 1), np.random.default_rng(seed)
         rows = [(token, i, 0, i == len(prompt) - 1) for i, token in enumerate(prompt)]
         for place in range(len(prompt), len(prompt) + room):
-            self._decode(context, rows)
-            logits = np.asarray(context.get_logits_ith(len(rows) - 1), dtype=np.float64)
+            self.decode(context, rows)
+            logits = self.logits_at(context, len(rows) - 1)
             token = int(np.argmax(logits))
             if temperature:
                 shares = np.exp((logits - logits.max()) / temperature)
@@ -106,44 +82,33 @@ class LlamaCpp:
 
     def decode_seconds(self, batch: int, clock: Callable[[], float] = time.perf_counter) -> float:
         """Time ``NEW_TOKENS`` decoding steps of ``batch`` rows after a prompt, which does not count."""
-        context = self._open(batch * (PROMPT_TOKENS + NEW_TOKENS), batch)
+        context = self.open(batch * (PROMPT_TOKENS + NEW_TOKENS), batch)
         tokens = np.random.default_rng(0).integers(self.vocabulary, size=(batch, PROMPT_TOKENS + NEW_TOKENS))
         last = PROMPT_TOKENS - 1
-        self._decode(
+        self.decode(
             context,
             [(int(tokens[b, i]), i, b, i == last) for b in range(batch) for i in range(PROMPT_TOKENS)],
         )
         begin = clock()
         for place in range(PROMPT_TOKENS, PROMPT_TOKENS + NEW_TOKENS):
-            self._decode(context, [(int(tokens[b, place]), place, b, True) for b in range(batch)])
+            self.decode(context, [(int(tokens[b, place]), place, b, True) for b in range(batch)])
         return clock() - begin
 
-    @staticmethod
-    def _branch(
-        open_: list[tuple[float, int, list[int]]],
-        logits: Logits,
-        nats: float,
-        depth: int,
-        members: Sequence[int],
-        tails: Sequence[Sequence[int]],
-    ) -> None:
-        """Push what the ``members``, alike in ``depth`` tokens, say next."""
-        groups: dict[int, list[int]] = {}
-        for member in members:
-            groups.setdefault(tails[member][depth], []).append(member)
-        everything = logsumexp(logits)
-        for token, group in groups.items():
-            heapq.heappush(open_, (nats + everything - float(logits[token]), depth + 1, group))
-
-    def _open(self, tokens: int, sequences: int) -> Any:
+    def open(self, tokens: int, sequences: int, pass_tokens: int | None = None) -> Any:
+        """Return a context for as many tokens, computed in passes of at most ``pass_tokens``."""
         parameters = self._llama.LlamaContextParams()
-        parameters.n_ctx = parameters.n_batch = parameters.n_ubatch = max(tokens, 32)
+        parameters.n_ctx = parameters.n_batch = max(tokens, 32)
+        parameters.n_ubatch = min(parameters.n_batch, pass_tokens or parameters.n_batch)
         parameters.n_seq_max = sequences
         parameters.kv_unified = True  # as in the server: sequences share the cells of one cache
         parameters.n_threads = parameters.n_threads_batch = torch.get_num_threads()
         return self._llama.LlamaContext(self._model, parameters, verbose=False)
 
-    def _decode(self, context: Any, rows: Sequence[tuple[int, int, int, bool]]) -> None:
+    def logits_at(self, context: Any, row: int) -> Logits:
+        """Return the logits (V,) of a row of the last ``decode`` that asked for them."""
+        return np.asarray(context.get_logits_ith(row), dtype=np.float64)
+
+    def decode(self, context: Any, rows: Sequence[tuple[int, int, int, bool]]) -> None:
         """Run the model over rows of (token, position, sequence, whether to return logits)."""
         batch = self._llama.LlamaBatch(n_tokens=len(rows), embd=0, n_seq_max=1, verbose=False)
         for token, position, sequence, wanted in rows:

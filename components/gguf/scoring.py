@@ -12,9 +12,11 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from deepcuts.components.core.examples import Example
 from deepcuts.components.core.progress import Heard, unheard
 from deepcuts.components.core.scorecards import Score
+from deepcuts.components.gguf import label_choice
 from deepcuts.components.gguf.convert import NoGguf
 from deepcuts.components.gguf.engine import LlamaCpp, nats_of
-from deepcuts.components.training import general_text, generation, scoring
+from deepcuts.components.training import general_text, generation
+from deepcuts.components.training.label_choice import LabelTokens, questions
 from deepcuts.components.training.render import Rendered, answer_text, form_of, render_prompt
 
 OTHER_TEXTS = 0.01
@@ -60,14 +62,10 @@ def choose_labels(
     records: Sequence[Example],
     labels: Sequence[str],
     chose: Heard = unheard,
-) -> list[str]:
-    """Return the likeliest label for each example, by label and end token together."""
-    chosen = []
-    for record in records:
-        prompt, tails = scoring.label_tokens(tokenizer, record, labels)
-        chosen.append(labels[engine.likeliest(prompt, tails)])
-        chose(1)
-    return chosen
+) -> tuple[list[str], LabelTokens]:
+    """Return (the likeliest label for each example, with its end token; the tokens this took)."""
+    chosen, tokens = label_choice.choose(engine, list(questions(tokenizer, records, labels)), chose)
+    return [labels[label] for label in chosen], tokens
 
 
 def tokenized(engine: LlamaCpp, texts: Sequence[str]) -> list[list[int]]:

@@ -1,26 +1,47 @@
 """Checkpoints of a training run in the store, committed atomically under the run's identity.
 
-Layout: ``trainings/<training_id>/step-<8 digits>/{weights,optimizer}.safetensors, progress.json`` and, last
-of all, the manifest with their SHA-256. A checkpoint whose manifest is missing or does not verify is ignored.
-No pickle, and no random state: the loop seeds each step by its number.
+Layout: ``trainings/<training_id>/step-<8 digits>/`` with ``weights-<rank>-<hash>.safetensors`` and
+``optimizer-<rank>-<hash>.safetensors`` of each process, ``index.json`` (which file holds which part of which
+tensor), ``progress.json`` and, last of all, the manifest with their SHA-256. A checkpoint whose manifest is
+missing or does not verify is ignored. Any number of processes can resume from it. No pickle, and no random
+state: the loop seeds each step by its number. Older ones hold whole tensors in ``weights.safetensors`` and
+``optimizer.safetensors``, without an index.
 """
 
 import json
 import sys
 import tempfile
+import time
+import warnings
 from collections.abc import Iterator
+from concurrent import futures
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from deepcuts.components.core import escape
 from deepcuts.components.core.errors import DataError
-from deepcuts.components.core.store import Store, Torn, get_verified, manifest_at, publish, retrieve, withdraw
-from deepcuts.components.training import models, sharding, weights_check
+from deepcuts.components.core.manifest import MANIFEST, FileEntry, entry_of
+from deepcuts.components.core.store import Store, Torn, commit, get_verified, manifest_at, upload, withdraw
+from deepcuts.components.core.strict import MALFORMED
+from deepcuts.components.training import models, ranks, sharding, shares, tensor_index
 from deepcuts.components.training.lease import Lease
+from deepcuts.components.training.tensor_index import Index
+
+INDEX, PROGRESS = "index.json", "progress.json"
+OTHER_RECIPE = "holds other weights than this model trains: it belongs to another Recipe"
+SLOWEST_SHARE = timedelta(days=1)
+"""How long one process's upload may take longer than another's; a process that died is noticed at once."""
 
 
 class TrainingProgress(NamedTuple):
@@ -44,37 +65,112 @@ class TrainingProgress(NamedTuple):
         return self.tokens + self.padding_tokens - self.shared_tokens
 
 
+class Saved(NamedTuple):
+    """A committed checkpoint."""
+
+    size_bytes: int
+    """Of all its files; 0 except on the main process."""
+    seconds: float
+    """From the start of the save to its commit."""
+    upload_cpu_seconds: float
+    """CPU time of this process after its share was copied."""
+
+
+class Contents(NamedTuple):
+    """What a committed checkpoint holds."""
+
+    files: dict[str, FileEntry]
+    progress: TrainingProgress
+    tensors: Index
+
+
 class Checkpoints:
-    """The committed checkpoints of a training run; with a ``lease``, none is written after it is lost."""
+    """The committed checkpoints of a training run; with a ``lease``, none is written after it is lost.
+
+    With several processes, each makes one at the same time, and each calls ``save`` and ``resume``.
+    """
 
     def __init__(self, store: Store, training_id: str, keep: int, lease: Lease | None = None) -> None:
         self._store, self._prefix, self._keep = store, f"trainings/{training_id}", keep
         self._lease = lease
+        # a group of its own, as a save talks in the background, and on the CPU, as NCCL waits on the device
+        self._group = dist.new_group(backend="gloo", timeout=SLOWEST_SHARE) if dist.is_initialized() else None
 
-    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: TrainingProgress) -> int:
-        """Commit a checkpoint, then delete older ones except the newest ``keep``; return its size in bytes.
+    def save(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: TrainingProgress
+    ) -> "futures.Future[Saved]":
+        """Copy this process's share of a checkpoint to local disk, and commit it in the background.
 
-        Later checkpoints, of a run with a larger budget, are neither counted nor deleted.
+        Wait for the result before the next save. The commit deletes older checkpoints except the newest
+        ``keep``; later ones, of a run with a larger budget, are neither counted nor deleted.
 
-        Raises:
+        Raises (or the result does):
             DataError: a weight is infinite or NaN; earlier checkpoints are kept.
             StoreError: the store is unreachable, or another process holds the lease.
         """
+        # as training appends to the curve, and changes the tensors once ``staged`` is complete
+        state, written = shares.state(models.trainable(model), optimizer), json.dumps(progress._asdict())
+        staged: futures.Future[float] = futures.Future()
+        thread = futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns that a single process saves alone
+            saving = thread.submit(self._save, state, progress.step, written, staged)
+            thread.shutdown(wait=False)
+            waited: list[futures.Future[Any]] = [staged, saving]
+            futures.wait(waited, return_when=futures.FIRST_COMPLETED)
+        if saving.done():
+            saving.result()
+        return saving
+
+    def _save(
+        self, state: dict[str, Tensor], step: int, progress: str, staged: "futures.Future[float]"
+    ) -> Saved:
+        """Run a save of all processes in this thread."""
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="checkpoint-") as scratch:
+            writer = shares.ShareWriter(
+                self._store,
+                self._key(step),
+                Path(scratch),
+                staged,
+                begin=self._renew,
+                commit=partial(self._commit, step, progress, Path(scratch)),
+            )
+            try:
+                save(
+                    state,
+                    storage_writer=writer,
+                    planner=shares.Planner(),
+                    process_group=self._group,
+                    no_dist=self._group is None,
+                )
+            except CheckpointException as error:
+                raise shares.cause(error) from None
+        cpu_seconds = time.thread_time() - staged.result()
+        return Saved(writer.size_bytes, time.monotonic() - began, cpu_seconds)
+
+    def _commit(
+        self, step: int, progress: str, scratch: Path, index: Index, files: dict[str, FileEntry]
+    ) -> int:
+        """Commit files uploaded by all processes, delete what is older; return the checkpoint's bytes."""
+        key = self._key(step)
+        (scratch / INDEX).write_bytes(msgspec.json.encode(index))
+        (scratch / PROGRESS).write_text(progress)
+        files |= {name: entry_of(scratch / name) for name in (INDEX, PROGRESS)}
+        self._renew()  # uploads take minutes, in which another process may have taken over
+        for name in (INDEX, PROGRESS):
+            upload(self._store, scratch / name, f"{key}/{name}", files[name])
+        commit(self._store, key, {"files": files})
+        wanted = {f"{key}/{name}" for name in (*files, MANIFEST)}
+        for stray in set(self._store.list(f"{key}/")) - wanted:  # of an attempt that was killed
+            self._store.delete(stray)
+        for older in [known for known in self.steps() if known <= step][: -self._keep]:
+            withdraw(self._store, self._key(older))
+        return sum(entry["bytes"] for entry in files.values())
+
+    def _renew(self) -> None:
         if self._lease:
             self._lease.renew()
-        with tempfile.TemporaryDirectory(prefix="checkpoint-") as scratch:
-            folder = Path(scratch)
-            parameters = models.trainable(model)
-            weights = dict(whole_weights(model))
-            weights_check.check_finite(weights.items(), "lower recipe.learning_rate, or look at the examples")
-            save_file(weights, folder / "weights.safetensors")
-            save_file(dict(_optimizer_tensors(parameters, optimizer)), folder / "optimizer.safetensors")
-            folder.joinpath("progress.json").write_text(json.dumps(progress._asdict()))
-            size = sum(path.stat().st_size for path in folder.iterdir())
-            publish(self._store, folder, self._key(progress.step))
-        for step in [step for step in self.steps() if step <= progress.step][: -self._keep]:
-            withdraw(self._store, self._key(step))
-        return size
 
     def resume(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, limit_tokens: int
@@ -86,49 +182,88 @@ class Checkpoints:
 
         Raises:
             StoreError: the store is unreachable.
+            DataError: the checkpoint is of another Recipe.
         """
-        for step in reversed(self.steps()):
+        for step in reversed(ranks.from_main(self.steps, self._group)):
             with tempfile.TemporaryDirectory(prefix="checkpoint-") as scratch:
-                folder = Path(scratch) / "checkpoint"
+                folder = Path(scratch)
                 try:
-                    retrieve(self._store, self._key(step), folder)
+                    stored = ranks.from_main(partial(self._open, step, folder), self._group)
+                    if stored.progress.tokens > limit_tokens:
+                        continue
+                    self._load(model, optimizer, step, stored, folder)
                 except (Torn, FileNotFoundError) as error:
                     print(
                         escape.terminal(f"finetune: checkpoint {step} passed over: {error}"), file=sys.stderr
                     )
                     continue
-                progress = TrainingProgress(**json.loads(folder.joinpath("progress.json").read_text()))
-                if progress.tokens > limit_tokens:
-                    continue
-                load_weights(model, folder)
-                _load_optimizer(
-                    models.trainable(model), optimizer, load_file(folder / "optimizer.safetensors")
-                )
-                return progress
+                return stored.progress
         return None
 
+    def _load(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, stored: Contents, folder: Path
+    ) -> None:
+        """Load this process's share of a checkpoint; every file is verified before any tensor is changed."""
+        parameters = models.trainable(model)
+        shapes = {name: tensor.shape for name, tensor in tensor_index.weights(stored.tensors).items()}
+        if shapes != {name: tuple(parameter.shape) for name, parameter in parameters.items()}:
+            raise DataError(f"{self._store.uri(self._key(step))} {OTHER_RECIPE}")
+        state = {name: parameter.detach() for name, parameter in parameters.items()}
+        state |= shares.moments(parameters, stored.tensors)
+        reader = shares.ShareReader(stored.tensors, partial(self._get, step, stored.files, folder))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as in save
+            try:
+                load(state, storage_reader=reader, process_group=self._group, no_dist=self._group is None)
+            except CheckpointException as error:
+                raise shares.cause(error, passing=(Torn, FileNotFoundError)) from None
+        for name in state.keys() - parameters.keys():
+            of, key = name.rsplit("|", 1)
+            optimizer.state[parameters[of]][key] = state[name]
+
     def fetch(self, step: int, folder: Path) -> TrainingProgress:
-        """Download a checkpoint's weights, verified, to ``weights.safetensors`` in ``folder``.
+        """Download a checkpoint's weights, verified and whole, to ``weights.safetensors`` in ``folder``.
 
         Raises:
             FileNotFoundError, Torn: the checkpoint has been deleted meanwhile, or does not verify.
         """
-        manifest = manifest_at(self._store, self._key(step))["files"]
-        progress = folder.with_name("progress.json")
-        for name, path in (
-            ("weights.safetensors", folder / "weights.safetensors"),
-            ("progress.json", progress),
-        ):
-            get_verified(self._store, f"{self._key(step)}/{name}", manifest[name], path)
-        return TrainingProgress(**json.loads(progress.read_text()))
+        with tempfile.TemporaryDirectory(prefix="checkpoint-") as scratch:
+            stored = self._open(step, Path(scratch), kinds=(tensor_index.WEIGHTS,))
+            weights = tensor_index.weights(stored.tensors)
+            for name in tensor_index.files_of(weights):
+                self._get(step, stored.files, Path(scratch), name)
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(dict(tensor_index.whole(weights, Path(scratch))), folder / "weights.safetensors")
+        return stored.progress
+
+    def _open(
+        self, step: int, folder: Path, kinds: tuple[str, ...] = (tensor_index.WEIGHTS, tensor_index.OPTIMIZER)
+    ) -> Contents:
+        """Read what a checkpoint holds; raises FileNotFoundError or Torn."""
+        files = manifest_at(self._store, self._key(step))["files"]
+        get = partial(self._get, step, files, folder)
+        progress = TrainingProgress(**json.loads(get(PROGRESS).read_bytes()))
+        if INDEX not in files:
+            whole = [get(f"{kind}.safetensors") for kind in kinds]
+            return Contents(files, progress, tensor_index.index_of(whole))
+        try:
+            return Contents(files, progress, msgspec.json.decode(get(INDEX).read_bytes(), type=Index))
+        except MALFORMED as error:
+            raise Torn(f"{self._store.uri(self._key(step))}/{INDEX} is no index ({error})") from error
+
+    def _get(self, step: int, files: dict[str, FileEntry], folder: Path, name: str) -> Path:
+        """Download one file of a checkpoint, verified, unless ``folder`` has it; return its path."""
+        path = folder / name
+        if name not in files:
+            raise Torn(f"{self._store.uri(self._key(step))} lacks {name}")
+        if not path.exists():
+            get_verified(self._store, f"{self._key(step)}/{name}", files[name], path)
+        return path
 
     def steps(self) -> list[int]:
         """List the steps with a manifest, oldest first."""
-        names = {key.removeprefix(f"{self._prefix}/").split("/")[0] for key in self._committed()}
-        return sorted(int(name.removeprefix("step-")) for name in names)
-
-    def _committed(self) -> list[str]:
-        return [key for key in self._store.list(f"{self._prefix}/step-") if key.endswith("/manifest.json")]
+        keys = [key for key in self._store.list(f"{self._prefix}/step-") if key.endswith(f"/{MANIFEST}")]
+        return sorted(int(key.split("/")[-2].removeprefix("step-")) for key in keys)
 
     def _key(self, step: int) -> str:
         return f"{self._prefix}/step-{step:08d}"
@@ -143,7 +278,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     parameters = models.trainable(model)
     weights = load_file(folder / "weights.safetensors")
     if set(weights) != set(parameters) or any(weights[n].shape != p.shape for n, p in parameters.items()):
-        raise DataError(f"{folder} holds other weights than this model trains: it belongs to another Recipe")
+        raise DataError(f"{folder} {OTHER_RECIPE}")
     put_weights(model, weights)
 
 
@@ -153,38 +288,13 @@ def put_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
         sharding.copy_into_shard(parameter, weights[name])
 
 
-def assist(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
-    """Take part in gathering sharded weights that the main process saves."""
+def assist(model: nn.Module) -> None:
+    """Take part in gathering sharded weights for the main process."""
     for _ in whole_weights(model):
         pass
-    if optimizer:
-        for _ in _optimizer_tensors(models.trainable(model), optimizer):
-            pass
 
 
 def whole_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Yield the trained weights by name, on the CPU; if they are sharded, every process must call this."""
     for name, parameter in models.trainable(model).items():
         yield name, sharding.full_tensor(parameter)
-
-
-def _optimizer_tensors(
-    parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
-) -> Iterator[tuple[str, Tensor]]:
-    """Return AdamW's state by parameter name: ``exp_avg``, ``exp_avg_sq`` and ``step`` of each."""
-    for name, parameter in parameters.items():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            yield f"{name}|{key}", sharding.full_tensor(value)
-
-
-def _load_optimizer(
-    parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
-) -> None:
-    for name, parameter in parameters.items():
-        state: dict[str, Any] = {
-            key.rsplit("|", 1)[1]: value for key, value in tensors.items() if key.rsplit("|", 1)[0] == name
-        }
-        # fused AdamW keeps ``step`` in float32 on the parameter's device, as saved
-        optimizer.state[parameter] = {
-            key: sharding.shard_like(value, parameter) for key, value in state.items()
-        }

@@ -9,15 +9,17 @@ from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
 from deepcuts.components.core import sigterm
-from deepcuts.components.core.errors import DataError, Preempted
+from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.recipe import SHARDED, Recipe
 from deepcuts.components.training import (
     activation_checkpointing,
+    memory,
     models,
     packing,
+    pass_size,
     ranks,
     rates,
     sharding,
@@ -42,10 +44,11 @@ class TrainingOutcome(NamedTuple):
     resumed_at_step: int
     resumed_tokens: int
     train_seconds: float
-    """Time in forward, backward and optimizer, without saving, start-up and compiling."""
+    """Time in forward, backward and optimizer, without waiting for saves, start-up and compiling."""
     train_cpu_seconds: float
-    """CPU time of the same, over all threads of all processes."""
+    """CPU time of the same, over all threads of all processes, without uploads that run meanwhile."""
     save_seconds: float
+    """Time training waited for saves; their uploads run in the background."""
     evaluation_seconds: float
     """Time in ``recipe.evaluations_in_loop``."""
     checkpoint_bytes: int
@@ -55,7 +58,9 @@ class TrainingOutcome(NamedTuple):
     peak_learning_rate: float
     """The recipe's, or the value chosen for ``auto``."""
     micro_batch_size: int
-    """Smaller than the Recipe's if the device ran out of memory."""
+    """Rows of a pass; at most the Recipe's."""
+    out_of_memory: bool
+    """Whether passes were halved on the way, as memory ran out."""
     compile: CompileDecision
     checkpointing_cost: CheckpointingCost | None
     """None if nothing is recomputed, weights are sharded, or a row does not fit without recomputing."""
@@ -80,8 +85,9 @@ def train(
 
     ``loss(ids, positions, targets)`` returns a sum over target tokens. Gradients are divided by the target
     tokens of the whole step, over all micro-batches and ranks, so that grouping does not change the result.
-    The main process calls ``ends_here`` at the start and after every committed checkpoint, and
-    ``out_of_time`` after every step, with the seconds of another step and save: True saves at once.
+    The main process calls ``ends_here`` at the start and once a checkpoint is committed, which training does
+    not wait for: True saves and ends. Every process calls ``out_of_time`` after every step, with the seconds
+    of another step and save: True saves at once, and waits.
     ``evaluate`` gives the ``valid_loss`` of the curve, ``recipe.evaluations_in_loop`` times.
 
     Raises:
@@ -109,10 +115,11 @@ class _Trainer:
         evaluate: Callable[[], float] | None,
     ) -> None:
         recipe, self._packing = packing.settle(loss, data, recipe, accelerator)
-        self._data, self._recipe, self._accelerator = data, recipe, accelerator
+        self._data, self._accelerator = data, accelerator
         self._evaluate = evaluate
         self._steps = list(plan_steps([len(rendered.ids) for rendered in data], recipe))
         self._sharing = sharing.settle(loss, data, recipe, accelerator)
+        recipe = self._recipe = pass_size.settle(loss, data, recipe, accelerator, self._sharing.shared)
         parts = recipe.evaluations_in_loop
         self._planned = {round(len(self._steps) * part / parts) for part in range(1, parts + 1)}
         sharded = sharding.strategy(recipe, accelerator) in SHARDED
@@ -148,22 +155,14 @@ class _Trainer:
         left = self._steps[self._start.step :]
         stopped = self._saver.ends(self._start) and bool(left)
         self._wrapped.train()
-        with sigterm.noted() as stopping, closing(self._passes):
+        with sigterm.noted() as stopping, closing(self._passes), closing(self._saver):
             for step in [] if stopped else left:
                 self._passes.decide(step)
                 began = time.monotonic()
                 self._train_step(step)
                 self._evaluate_where_planned()
-                due = self._saver.due(time.monotonic() - began)
-                due, preempted = ranks.on_any(self._accelerator, due, stopping())
-                last = step is left[-1]
-                if due or preempted or last:
-                    stopped = self._saver.save(self._progress) and not last
-                if preempted:
-                    raise Preempted(
-                        f"SIGTERM after step {self._progress.step}: checkpoint committed, the same command "
-                        "resumes from it"
-                    )
+                seconds, last = time.monotonic() - began, step is left[-1]
+                stopped = self._saver.after(self._progress, seconds, stopping(), last) and not last
                 if self._accelerator.is_main_process:
                     say(self._line())
                 if stopped:
@@ -240,14 +239,17 @@ class _Trainer:
             resumed_at_step=self._start.step,
             resumed_tokens=self._start.tokens,
             train_seconds=self._train_seconds,
-            train_cpu_seconds=ranks.total(self._train_cpu_seconds, self._accelerator),
+            train_cpu_seconds=ranks.total(
+                self._train_cpu_seconds - self._saver.background_cpu_seconds, self._accelerator
+            ),
             save_seconds=self._saver.seconds,
             evaluation_seconds=self._evaluation_seconds,
             checkpoint_bytes=self._saver.size_bytes,
-            optimizer_bytes=_optimizer_bytes(self._optimizer.optimizer),
+            optimizer_bytes=memory.optimizer_bytes(self._optimizer.optimizer),
             saved_tensor_bytes=self._passes.saved_tensor_bytes,
             peak_learning_rate=self._peak,
             micro_batch_size=self._passes.micro_batch_size,
+            out_of_memory=self._passes.micro_batch_size < self._recipe.micro_batch_size,
             compile=self._passes.verdict,
             checkpointing_cost=self._checkpointing_cost,
             packing=self._packing,
@@ -288,12 +290,3 @@ def _update(
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return float(sharding.full_tensor(norm))
-
-
-def _optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
-    return sum(
-        value.numel() * value.element_size()
-        for state in optimizer.state.values()
-        for value in state.values()
-        if isinstance(value, Tensor)
-    )

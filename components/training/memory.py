@@ -31,7 +31,10 @@ def measure(loss: nn.Module, batch: MicroBatch) -> MeasuredMemory:
     nats.backward()
     optimizer.step()
     gradients = sum(p.grad.untyped_storage().nbytes() for p in trained if p.grad is not None)
-    state = [v for values in optimizer.state.values() for v in values.values() if isinstance(v, Tensor)]
-    return MeasuredMemory(
-        sum(parameters.values()), gradients, sum(v.untyped_storage().nbytes() for v in state), saved
-    )
+    return MeasuredMemory(sum(parameters.values()), gradients, optimizer_bytes(optimizer), saved)
+
+
+def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Return the bytes of an optimizer's state."""
+    state = [value for values in optimizer.state.values() for value in values.values()]
+    return sum(value.numel() * value.element_size() for value in state if isinstance(value, Tensor))

@@ -61,7 +61,7 @@ def split(
     common = [0, *(common_tokens(data[a], data[b]) for a, b in zip(order, order[1:], strict=False))]
     trees = _fill(order, common, data, most_tokens)
     count = math.ceil(len(trees) / world) * world
-    if world > 1:  # as evenly as possible
+    if count > 1:  # as evenly as possible, as memory grows with the largest pass and ranks wait for it
         limit = sum(tree.tokens for tree in trees) / count
         while len(trees := _fill(order, common, data, limit)) > count:
             limit = min(most_tokens, 1.1 * limit)

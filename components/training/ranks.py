@@ -1,9 +1,10 @@
 """Make decisions jointly in all processes of a training, which otherwise would deadlock."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 
 T = TypeVar("T")
@@ -34,3 +35,19 @@ def on_any(accelerator: Accelerator, *flags: bool) -> list[bool]:
 def on_every(accelerator: Accelerator, *flags: bool) -> list[bool]:
     """Return each flag as true only if it is true on every rank."""
     return [not anywhere for anywhere in on_any(accelerator, *(not flag for flag in flags))]
+
+
+def from_main(make: Callable[[], T], group: dist.ProcessGroup | None) -> T:
+    """Return on every rank of ``group`` what ``make`` returns on the first, or raise what it raises there."""
+    if group is None:
+        return make()
+    found: list[T | Exception | None] = [None]
+    if dist.get_rank(group) == 0:
+        try:
+            found = [make()]
+        except Exception as error:  # the others wait for an answer
+            found = [error]
+    dist.broadcast_object_list(found, group=group, group_src=0)
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return cast(T, found[0])

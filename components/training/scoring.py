@@ -4,32 +4,24 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
 
-import msgspec
 import torch
 from torch import Tensor
-from transformers import (
-    DynamicCache,
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    PreTrainedModel,
-)
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from deepcuts.components.core import examples, files
 from deepcuts.components.core.errors import DataError
-from deepcuts.components.core.examples import Example, Message
+from deepcuts.components.core.examples import Example
 from deepcuts.components.core.progress import Heard, ProgressLog, unheard
-from deepcuts.components.training import generation, models, prefixes, sharing, tools
+from deepcuts.components.training import generation, label_choice, models, prefixes, sharing, tools
 from deepcuts.components.training.batches import collate
+from deepcuts.components.training.label_choice import LabelTokens
 from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.prefixes import PrefixTree
 from deepcuts.components.training.render import (
     Rendered,
     answer_text,
     form_of,
-    render,
     render_each,
     render_prompt,
 )
@@ -170,18 +162,14 @@ def choose_labels(
     records: Sequence[Example],
     labels: Sequence[str],
     chose: Heard = unheard,
-) -> list[str]:
-    """Return the likeliest label for each example, by log-likelihood of the label and its end token.
+) -> tuple[list[str], LabelTokens]:
+    """Return (the likeliest label for each example, the tokens this took); ``chose`` hears of each.
 
-    The prompt goes through the model once; all labels share its key-value cache. ``chose`` hears of each.
+    The likelihood is that of the label and its end token.
     """
-    model.eval()
-    chosen = []
-    with torch.inference_mode():
-        for record in records:
-            chosen.append(labels[int(_label_nats(model, tokenizer, record, labels).argmin())])
-            chose(1)
-    return chosen
+    asked = list(label_choice.questions(tokenizer, records, labels))
+    chosen, tokens = label_choice.choose(model, asked, chose)
+    return [labels[label] for label in chosen], tokens
 
 
 def pass_tokens(vocabulary: int) -> int:
@@ -230,63 +218,6 @@ def lengths(records: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> l
     if all(record.tokens for record in records) and counted == [record.tokens for record in checked]:
         return [record.tokens for record in records]
     return [len(rendered.ids) for rendered in render_all(records, tokenizer)]
-
-
-def label_tokens(
-    tokenizer: PreTrainedTokenizerBase, record: Example, labels: Sequence[str]
-) -> tuple[list[int], list[list[int]]]:
-    """Return the tokens of the example's prompt, and of each label with its end token."""
-    prompt = render_prompt(record, tokenizer)
-    return prompt, [render(_answered(record, label), tokenizer).ids[len(prompt) :] for label in labels]
-
-
-def _label_nats(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, record: Example, labels: Sequence[str]
-) -> Tensor:
-    """Return the nats of each label after the example's prompt: (labels,)."""
-    prompt, tails = label_tokens(tokenizer, record, labels)
-    width = max(map(len, tails))
-    ids = torch.zeros(len(labels), width, dtype=torch.long)
-    for row, tail in enumerate(tails):
-        ids[row, : len(tail)] = torch.tensor(tail)
-    ids = ids.to(model.device)
-    logits = _continuations(model, prompt, ids)  # (L, width, V)
-    nats = -logits.log_softmax(-1).gather(-1, ids[..., None])[..., 0]
-    inside = (
-        torch.arange(width, device=ids.device)
-        < torch.tensor([len(t) for t in tails], device=ids.device)[:, None]
-    )
-    return (nats * inside).sum(1)
-
-
-def _continuations(model: PreTrainedModel, prompt: Sequence[int], ids: Tensor) -> Tensor:
-    """Return the logits that predict each of ``ids`` (L, width) after one prompt: (L, width, V), float32.
-
-    The prompt goes through the model once if the model's only state is keys and values; otherwise (states of
-    convolutions and recurrences, special caches) once per row.
-    """
-    first_tokens = torch.tensor([list(prompt)], device=model.device)
-    cache = DynamicCache(config=model.config)
-    if _is_stateless(model, cache):
-        first = model(input_ids=first_tokens, past_key_values=cache, use_cache=True)
-        if cache.get_seq_length() == len(prompt):
-            cache.batch_repeat_interleave(len(ids))
-            rest = model(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True).logits
-            return torch.cat([first.logits[:, -1:].expand(len(ids), -1, -1), rest], dim=1).float()
-    whole = torch.cat([first_tokens.expand(len(ids), -1), ids[:, :-1]], dim=1)
-    return model(input_ids=whole, use_cache=False).logits[:, len(prompt) - 1 :].float()  # type: ignore[no-any-return]
-
-
-def _is_stateless(model: PreTrainedModel, cache: DynamicCache) -> bool:
-    """Tell whether the model has no state other than attention's keys and values."""
-    if getattr(model, "_is_stateful", False):
-        return False
-    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers)
-
-
-def _answered(record: Example, text: str) -> Example:
-    said = (*record.messages[:-1], Message("assistant", text))
-    return msgspec.structs.replace(record, messages=said, tokens=0)
 
 
 def read(split: Path, tokenizer: PreTrainedTokenizerBase) -> list[Rendered]:

@@ -74,15 +74,16 @@ def full_tensor(tensor: Tensor) -> Tensor:
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu().contiguous()
 
 
-def shard_like(value: Tensor, tensor: Tensor) -> Tensor:
-    """Return this process's share of ``value`` if ``tensor`` is sharded, else all of it."""
-    value = value.to(tensor.device)
-    if not isinstance(tensor, DTensor) or value.shape != tensor.shape:  # Adam's ``step`` is a scalar
-        return value
-    return distribute_tensor(value, tensor.device_mesh, tensor.placements, src_data_rank=None)
+def local(tensor: Tensor) -> Tensor:
+    """Return this process's share of a tensor, all of it unless it is sharded."""
+    tensor = tensor.detach()
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def copy_into_shard(tensor: Tensor, value: Tensor) -> None:
     """Copy a full ``value`` into a tensor that may be sharded."""
+    value = value.to(tensor.device)
+    if isinstance(tensor, DTensor):
+        value = distribute_tensor(value, tensor.device_mesh, tensor.placements, src_data_rank=None)
     with torch.no_grad():
-        tensor.copy_(shard_like(value, tensor))
+        tensor.copy_(value)

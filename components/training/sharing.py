@@ -65,12 +65,17 @@ def saved_share(data: Sequence[Rendered], recipe: Recipe) -> float:
 
     It does not depend on the budget, so that a run with a larger budget continues bit for bit.
     """
+    trees = prefixes.split(sample_step(data, recipe), data, prefixes.most_tokens(recipe), world=1)
+    trained = sum(len(data[example].ids) for tree in trees for example in tree.examples)
+    return 1 - sum(tree.tokens for tree in trees) / trained
+
+
+def sample_step(data: Sequence[Rendered], recipe: Recipe) -> list[int]:
+    """Return random examples of about one step."""
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0)).tolist()
     ends = accumulate(len(data[example].ids) for example in order)
     step = [example for example, end in zip(order, ends, strict=True) if end <= recipe.tokens_per_step]
-    trees = prefixes.split(step or order[:1], data, prefixes.most_tokens(recipe), world=1)
-    trained = sum(len(data[example].ids) for tree in trees for example in tree.examples)
-    return 1 - sum(tree.tokens for tree in trees) / trained
+    return step or order[:1]
 
 
 def prove(loss: nn.Module, data: Sequence[Rendered]) -> Sharing:

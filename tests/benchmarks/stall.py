@@ -73,7 +73,7 @@ class Way(NamedTuple):
 def train(
     inputs: StallInputs, store: Path, at_save: Callable[[CompletionLoss, TrainingProgress], None]
 ) -> Any:
-    """(outcome, seconds in ``at_save``): the loop, which saves after each of 11 equal parts."""
+    """(outcome, seconds in ``at_save``): the loop, which saves after each of 11 equal parts, and waits."""
     network, tokenizer = models.load_base(inputs.base)
     loss = CompletionLoss(adapters.adapt(network, inputs.recipe, torch.device("cpu")))
     data = scoring.render_all(examples.read(inputs.train), tokenizer)

@@ -87,6 +87,7 @@ def test_evaluate_writes_a_scorecard_of_every_measure(go, tmp_path, kind):
     assert card.completion_loss.mean == facts["completion_loss"] == pytest.approx(nats / tokens)
     assert card.label_accuracy.mean == sum(s.label_correct for s in scores) / COUNT
     assert card.model_digest == files.digest(base) and facts["examples"] == COUNT
+    assert 0 < facts["label_tokens_computed"] < facts["label_tokens_one_by_one"]
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)

@@ -9,17 +9,19 @@ import pytest
 import torch
 
 from deepcuts.components.core.errors import DataError
-from deepcuts.components.gguf import convert, modelfile, scoring
+from deepcuts.components.gguf import convert, label_choice, modelfile, scoring
 from deepcuts.components.gguf.convert import NoGguf
 from deepcuts.components.prune.step import narrow
 from deepcuts.components.training import models
 from deepcuts.components.training import scoring as in_torch
+from deepcuts.components.training.label_choice import Question
+from deepcuts.components.training.label_search import common_prefix, decide
 from deepcuts.components.training.losses import CompletionLoss
 from tests.conftest import ROOT
 from tests.training import tiny
 
 pytest.importorskip("cyllama", reason="llama.cpp; installed with the extra train")
-from deepcuts.components.gguf.engine import LlamaCpp  # noqa: E402
+from deepcuts.components.gguf.engine import LlamaCpp, nats_of  # noqa: E402
 
 BUNDLED = ROOT / "pipelines" / "examples" / "base"
 LABELS = ["7", "12", "hello there", "3"]
@@ -80,8 +82,9 @@ def test_llama_cpp_computes_what_transformers_does(tmp_path, kind):
     ours = scoring.answer_nats(engine, data)
     assert [tokens for _, tokens in ours] == [tokens for _, tokens in theirs]
     assert mean(ours) == pytest.approx(mean(theirs), abs=1e-3)
-    assert scoring.choose_labels(engine, tokenizer, records, LABELS) == in_torch.choose_labels(
-        network, tokenizer, records, LABELS
+    assert (
+        scoring.choose_labels(engine, tokenizer, records, LABELS)[0]
+        == in_torch.choose_labels(network, tokenizer, records, LABELS)[0]
     )
 
 
@@ -91,12 +94,36 @@ def test_the_likeliest_label_is_found_without_reading_those_that_begin_unlikely(
     (logits,) = engine.logits(prompt, [len(prompt) - 1])
     rare, said = logits.argsort()[:24].tolist(), list(engine.generate(prompt, set(), 3))
     tails = [[token, 5, 6, 7] for token in rare[:12]] + [said] + [[token, 5, 6, 7] for token in rare[12:]]
-    decode = engine._decode
+    decode = engine.decode
     monkeypatch.setattr(
-        engine, "_decode", lambda context, rows: read.append(len(rows)) or decode(context, rows)
+        engine, "decode", lambda context, rows: read.append(len(rows)) or decode(context, rows)
     )
-    assert engine.likeliest(prompt, tails) == 12
-    assert read == [len(prompt), 1, 2]  # and nothing of the other 24
+    chosen, tokens = label_choice.choose(engine, [Question(prompt, tails)] * 2)
+    assert chosen == [12, 12]
+    # the prompts' common tokens, the last one of each, what was said but for its last; nothing of the others
+    assert read == [len(prompt) - 1, 2, 4] and tokens.computed == sum(read)
+
+
+@pytest.mark.parametrize("kept", [95, 0])
+def test_labels_in_a_tree_score_as_each_alone_in_llama_cpp(bundled_file, kept):
+    """Also where no sequences are left to keep what labels share, which is then computed again."""
+    engine, room = LlamaCpp(bundled_file), label_choice.Room(4, kept)
+    prompts = [engine.tokenize(text) for text in ("where is my order", "where is it", "what is this")]
+    tails = [[5, 6, 7], [5, 6, 8], [5, 9, 9, 7], [10, 6], [10, 11, 7], [5, 6, 8, 3]]
+    shared, context = common_prefix(prompts), engine.open(200, room.sequences)
+    engine.decode(context, [(token, i, 0, False) for i, token in enumerate(prompts[0][:shared])])
+    batch = label_choice.LabelBatch(
+        engine, context, [Question(prompt, tails) for prompt in prompts], shared, room
+    )
+    found = [one for _ in tails for one in decide(batch.searches, batch.compute)]
+    assert sorted(label for label, _ in found) == sorted([*range(6)] * 3)
+    for place, (label, nats) in enumerate(found):
+        prompt, tail = prompts[place % 3], tails[label]
+        said = engine.logits([*prompt, *tail], range(len(prompt) - 1, len(prompt) + len(tail) - 1))
+        alone = sum(nats_of(logits, token) for logits, token in zip(said, tail, strict=True))
+        assert nats == pytest.approx(alone, rel=1e-3)
+    once = sum(map(len, prompts)) - 2 * shared + 3 * 7  # 5, 6, 8, 9, 9, 10, 11
+    assert batch.computed + shared == once if kept else batch.computed + shared > once
 
 
 def test_the_likeliest_of_many_labels_is_that_of_transformers(bundled_file):
@@ -104,8 +131,8 @@ def test_the_likeliest_of_many_labels_is_that_of_transformers(bundled_file):
     firsts, rests = ("yes", "no ", "12 ", "why", "The "), ("a", "bc", "def", "g")
     labels = [f"{first}{rest}" for first in firsts for rest in rests]
     records = tiny.sums(4)
-    wanted = in_torch.choose_labels(network.float(), tokenizer, records, labels)
-    assert scoring.choose_labels(LlamaCpp(bundled_file), tokenizer, records, labels) == wanted
+    wanted, _ = in_torch.choose_labels(network.float(), tokenizer, records, labels)
+    assert scoring.choose_labels(LlamaCpp(bundled_file), tokenizer, records, labels)[0] == wanted
 
 
 def test_a_model_cut_in_width_is_stored_in_8_bits(tmp_path):

@@ -2,11 +2,13 @@
 
     python -m tests.training.kills FOLDER METHOD SEED TRIALS
 
-Events are counted, so a trial replays: every fsync, rename, upload, deletion and optimizer step is one.
+Events are counted: every fsync, rename, upload, deletion and optimizer step is one. A save runs beside the
+next step, so that which of them is number N may differ from attempt to attempt.
 Attempts are forks of a process that has torch loaded: importing it takes ten times as long as an attempt.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -91,13 +93,11 @@ class KilledRun(NamedTuple):
 
 def watch(before_event: Callable[[str, int], None]) -> None:
     """Have every event of this process asked for; there is no way back, so only in a fork."""
-    count = 0
+    counter = itertools.count(1)  # atomic, unlike += in two threads
 
     def watched(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **named: Any) -> Any:
-            nonlocal count
-            count += 1
-            before_event(name, count)
+            before_event(name, next(counter))
             return original(*args, **named)
 
         return call

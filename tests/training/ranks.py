@@ -1,6 +1,8 @@
-"""One rank of a training over several processes: started by torchrun in test_loop.py."""
+"""One rank of a training over several processes: started by torchrun in test_loop.py and test_shares.py."""
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -24,19 +26,32 @@ class Counted(Checkpoints):
         return super().save(*arguments)
 
 
+class Mortal(FileStore):
+    """A store in whose upload number ``deadly`` the second process is killed."""
+
+    deadly, uploads = 0, 0
+
+    def put(self, key, path):
+        self.uploads += 1
+        if torch.distributed.get_rank() == 1 and self.uploads == self.deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().put(key, path)
+
+
 def held(parameter: torch.nn.Parameter) -> int:
     """Numbers of a parameter that lie in this process."""
     return parameter.to_local().numel() if isinstance(parameter, DTensor) else parameter.numel()
 
 
-def main(folder: Path, changed: dict[str, object]) -> None:
+def main(folder: Path, changed: dict[str, object], deadly: int) -> None:
     torch.set_num_threads(1)
     recipe, accelerator = tiny.recipe(**changed), Accelerator(cpu=True)
-    assert accelerator.num_processes in (2, 4)
     if not accelerator.is_main_process:
         recipe = tiny.recipe(**changed | {"save_every_seconds": 0.01})  # its clock runs ahead
     model = adapters.adapt(tiny.model("qwen2"), recipe, accelerator.device)
-    checkpoints = Counted(FileStore(folder / "store"), "run", recipe.keep_checkpoints)
+    store = Mortal(folder / "store")
+    store.deadly = deadly
+    checkpoints = Counted(store, "run", recipe.keep_checkpoints)
     outcome = loop.train(CompletionLoss(model), tiny.rendered(40), recipe, accelerator, checkpoints)
     saves = gather_object([checkpoints.saves])
     held_share = sum(map(held, model.parameters())) / sum(p.numel() for p in model.parameters())
@@ -50,4 +65,4 @@ def main(folder: Path, changed: dict[str, object]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), json.loads(sys.argv[2]))
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]), int(sys.argv[3]))

@@ -6,11 +6,11 @@ import torch
 from deepcuts.components.core.errors import StoreError
 from deepcuts.components.core.store import FileStore
 from deepcuts.components.training import adapters, models
-from deepcuts.components.training.checkpoints import Checkpoints, TrainingProgress
+from deepcuts.components.training.checkpoints import Checkpoints, Saved, TrainingProgress
 from tests.training import tiny
 
 METHODS = ["full", "lora"]
-FILES = ["weights.safetensors", "optimizer.safetensors", "progress.json", "manifest.json"]
+FILES = ["weights-*.safetensors", "optimizer-*.safetensors", "index.json", "progress.json", "manifest.json"]
 
 
 class Training:
@@ -39,8 +39,8 @@ class Training:
                 found[f"{name}|{key}"] = value.clone()
         return found
 
-    def save(self, checkpoints: Checkpoints) -> int:
-        return checkpoints.save(self.model, self.optimizer, self.progress)
+    def save(self, checkpoints: Checkpoints) -> Saved:
+        return checkpoints.save(self.model, self.optimizer, self.progress).result()
 
     def resume(self, checkpoints: Checkpoints, limit_tokens: int = 10_000) -> TrainingProgress | None:
         return checkpoints.resume(self.model, self.optimizer, limit_tokens)
@@ -64,14 +64,19 @@ def folder_of(tmp_path, step: int):
     return tmp_path / f"store/trainings/run/step-{step:08d}"
 
 
+def file_of(tmp_path, step: int, pattern: str):
+    (found,) = folder_of(tmp_path, step).glob(pattern)
+    return found
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_resume_restores_weights_optimizer_and_progress_bit_by_bit(store, tmp_path, method):
     saved, fresh = Training(method, steps=2), Training(method)
-    size = saved.save(checkpoints_in(store))
+    size = saved.save(checkpoints_in(store)).size_bytes
     assert not equal(saved, fresh)
     assert fresh.resume(checkpoints_in(store)) == saved.progress
     assert equal(saved, fresh)
-    assert size == sum((folder_of(tmp_path, 2) / name).stat().st_size for name in FILES[:-1])
+    assert size == sum(file_of(tmp_path, 2, name).stat().st_size for name in FILES[:-1])
 
 
 def test_resume_without_any_checkpoint_changes_nothing(store):
@@ -112,7 +117,7 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before_and_is_never_loaded(stor
     before, newest, resumed = Training("lora", 1), Training("lora", 2), Training("lora")
     before.save(checkpoints_in(store))
     newest.save(checkpoints_in(store))
-    path = folder_of(tmp_path, 2) / name
+    path = file_of(tmp_path, 2, name)
     for data in torn(path.read_bytes()):
         path.write_bytes(data)
         with torch.no_grad():
@@ -130,7 +135,7 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before_and_is_never_loaded(stor
 @pytest.mark.parametrize("name", FILES)
 def test_a_torn_only_checkpoint_starts_the_run_anew(store, tmp_path, name, capsys):
     Training("lora", 1).save(checkpoints_in(store))
-    (folder_of(tmp_path, 1) / name).write_bytes(b"torn")
+    file_of(tmp_path, 1, name).write_bytes(b"torn")
     fresh = Training("lora")
     before = fresh.state()
     assert fresh.resume(checkpoints_in(store)) is None
@@ -141,7 +146,7 @@ def test_a_torn_only_checkpoint_starts_the_run_anew(store, tmp_path, name, capsy
 def test_a_torn_checkpoint_of_this_step_is_saved_anew(store, tmp_path):
     training = Training("lora", 2)
     training.save(checkpoints_in(store))
-    (folder_of(tmp_path, 2) / "weights.safetensors").write_bytes(b"torn")
+    file_of(tmp_path, 2, FILES[0]).write_bytes(b"torn")
     training.save(checkpoints_in(store))
     resumed = Training("lora")
     assert resumed.resume(checkpoints_in(store)).step == 2 and equal(resumed, training)
@@ -170,5 +175,5 @@ def test_weights_of_another_recipe_are_refused(store, tmp_path):
 
 def test_a_checkpoint_holds_no_pickle(store, tmp_path):
     Training("full", 1).save(checkpoints_in(store))
-    assert sorted(path.name for path in folder_of(tmp_path, 1).iterdir()) == sorted(FILES)
+    assert {file_of(tmp_path, 1, name) for name in FILES} == set(folder_of(tmp_path, 1).iterdir())
     assert json.loads((folder_of(tmp_path, 1) / "progress.json").read_text())["step"] == 1

@@ -181,6 +181,7 @@ def test_out_of_memory_halves_the_micro_batch_once_and_trains_the_same(tmp_path)
     wanted, whole = train(tmp_path / "large", recipe)
     found, outcome = train(tmp_path / "small", recipe, make_loss=SmallCard)
     assert (outcome.micro_batch_size, whole.micro_batch_size) == (2, 4)
+    assert (outcome.out_of_memory, whole.out_of_memory) == (True, False)
     assert [r["tokens"] for r in outcome.progress.curve] == [r["tokens"] for r in whole.progress.curve]
     for a, b in zip(outcome.progress.curve, whole.progress.curve, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)

@@ -23,6 +23,7 @@ from deepcuts.components.training.lease import Held, Holder, Lease, held, releas
 from deepcuts.components.training.run_messages import RunMessages
 from tests.conftest import ROOT
 from tests.training import tiny
+from tests.training.test_checkpoints import Training
 
 
 @pytest.fixture(autouse=True)
@@ -163,7 +164,23 @@ def test_who_lost_the_lease_commits_no_checkpoint(store):
     put(store, number=2)
     checkpoints = Checkpoints(store, "run", 2, lease)
     with pytest.raises(Held, match="written by process 7 on far"):
-        checkpoints.save(None, None, None)
+        Training("lora").save(checkpoints)
+    assert checkpoints.steps() == store.list("trainings/run/step-") == []
+
+
+def test_who_loses_the_lease_during_an_upload_commits_no_checkpoint(store):
+    class Taken(type(store)):
+        """A store in which another process takes over during an upload."""
+
+        def put(self, key, path):
+            put(store, number=2)
+            super().put(key, path)
+
+    lease = Lease(store, "run")
+    lease.acquire()
+    checkpoints = Checkpoints(Taken(store._root), "run", 2, lease)
+    with pytest.raises(Held, match="written by process 7 on far"):
+        Training("lora").save(checkpoints)
     assert checkpoints.steps() == []
 
 

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from deepcuts.components.training import packing, scoring
+from deepcuts.components.training import label_choice, packing, scoring
 from deepcuts.components.training.batches import IGNORE, MicroBatch, OptimizerStep, micro_batches
 from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.render import Rendered
@@ -113,11 +113,16 @@ def test_labels_are_chosen_by_their_whole_likelihood_with_and_without_a_shared_c
     model, labels = zoo.model_of(kind), ["yes", "no", "perhaps so"]
     records = tiny.sums(2)
     for record in records:
-        nats = scoring._label_nats(model, tiny.TOKENIZER, record, labels)
-        loss = CompletionLoss(zoo.model_of(kind))
-        answers = [scoring.render(scoring._answered(record, label), tiny.TOKENIZER) for label in labels]
-        wanted = [found for found, _ in scoring.answer_nats(loss, answers)]
+        (question,) = label_choice.questions(tiny.TOKENIZER, [record], labels)
+        nats, _ = label_choice.nats_one_by_one(model, question)
+        loss, asked = CompletionLoss(zoo.model_of(kind)), len(question.prompt)
+        tails = [
+            Rendered([*question.prompt, *tail], [0] * asked + [1] * len(tail)) for tail in question.tails
+        ]
+        wanted = [found for found, _ in scoring.answer_nats(loss, tails)]
         assert nats.tolist() == pytest.approx(wanted, abs=1e-3)
+        (chosen,), _ = label_choice.choose(model, [question])
+        assert wanted[chosen] == pytest.approx(min(wanted), abs=1e-3)
 
 
 def test_filler_behind_an_example_is_never_scored():

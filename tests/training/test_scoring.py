@@ -4,10 +4,7 @@ import torch
 from deepcuts.components.core.examples import Example, Message
 from deepcuts.components.training import scoring
 from deepcuts.components.training.losses import CompletionLoss
-from deepcuts.components.training.render import render
 from tests.training import tiny
-
-LABELS = ["0", "1", "eleven", "one hundred and ten"]
 
 
 @pytest.fixture(autouse=True)
@@ -47,21 +44,6 @@ def test_a_pass_has_fewer_tokens_where_the_vocabulary_is_large_and_finds_the_sam
     found = scoring.answer_nats(loss, data)
     assert max(sizes) <= 2 * longest and len(sizes) > 3
     assert [nats for nats, _ in found] == pytest.approx([nats for nats, _ in whole], rel=1e-4)
-
-
-@pytest.mark.parametrize("kind", tiny.KINDS)
-def test_label_choice_is_that_of_each_labels_full_sequence(kind):
-    model, records = tiny.model(kind).eval(), tiny.sums(6)
-    chosen = scoring.choose_labels(model, tiny.TOKENIZER, records, LABELS)
-    for record, choice in zip(records, chosen, strict=True):
-        nats = []
-        for label in LABELS:
-            answered = Example(id="x", messages=(record.messages[0], Message("assistant", label)))
-            rendered = render(answered, tiny.TOKENIZER)
-            nats.append(plain_nats(model, rendered.ids, rendered.mask))
-        assert choice == LABELS[nats.index(min(nats))]
-        shared = scoring._label_nats(model, tiny.TOKENIZER, record, LABELS)
-        assert shared.tolist() == pytest.approx(nats, rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
