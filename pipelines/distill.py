@@ -40,6 +40,8 @@ def distill(
     word_threshold: float = 1.0,
     semantic_threshold: float = 1.0,
     embedder_uri: str = "",
+    engine: str = "local",
+    ray: dict = {},  # noqa: B006
     recipe: dict = {"method": "full", "learning_rate": 1e-3},  # noqa: B006  (KFP writes it into the YAML)
     layers: str = "every-2",
     config: dict = {},  # noqa: B006
@@ -88,6 +90,8 @@ def distill(
             "Ann is older than Bob" has the words of "Bob is older than Ann".
         semantic_threshold: The same for the cosine of the teacher's states; 1: never.
         embedder_uri: A sentence-transformers model to use in their place; empty for none.
+        engine: Where data is selected: local, in one process, or ray, on a cluster of its own.
+        ray: Its size and place: {workers: 2, cpu: 2, memory: 8Gi, pool: cpu}.
         recipe: Hyperparameters that differ from the defaults.
         layers: Layers the student keeps: all, every-2, or indices such as 0,2,4.
         config: Config changes for a student of random weights; empty for none.

@@ -33,6 +33,8 @@ def finetune(
     word_threshold: float = 1.0,
     semantic_threshold: float = 1.0,
     embedder_uri: str = "",
+    engine: str = "local",
+    ray: dict = {},  # noqa: B006
     curriculum_signal: str = "none",
     curriculum_pacing: str = "root",
     curriculum_phases: int = 4,
@@ -77,6 +79,8 @@ def finetune(
             "Ann is older than Bob" has the words of "Bob is older than Ann".
         semantic_threshold: The same for the cosine of the base model's states; 1: never.
         embedder_uri: A sentence-transformers model to use in their place; empty for none.
+        engine: Where data is selected: local, in one process, or ray, on a cluster of its own.
+        ray: Its size and place: {workers: 2, cpu: 2, memory: 8Gi, pool: cpu}.
         curriculum_signal: Difficulty: none, length, loss, compression, diversity, column, random.
         curriculum_pacing: How fast harder examples come in: linear, root or step.
         curriculum_phases: Parts of equal tokens, each drawing from more examples.

@@ -43,6 +43,8 @@ def retrain(
     word_threshold: float = 1.0,
     semantic_threshold: float = 1.0,
     embedder_uri: str = "",
+    engine: str = "local",
+    ray: dict = {},  # noqa: B006
     recipe: dict = {},  # noqa: B006  (KFP writes it into the YAML)
     pool: str = "auto",
     spot: str = "allowed",
@@ -100,6 +102,8 @@ def retrain(
             "Ann is older than Bob" has the words of "Bob is older than Ann".
         semantic_threshold: The same for the cosine of the model's states; 1: never.
         embedder_uri: A sentence-transformers model to use in their place; empty for none.
+        engine: Where data is selected: local, in one process, or ray, on a cluster of its own.
+        ray: Its size and place: {workers: 2, cpu: 2, memory: 8Gi, pool: cpu}.
         recipe: Hyperparameters that differ from the defaults.
         pool: Node pool to train on; auto: the cheapest that fits the model.
         spot: Whether to use spot pools, priced with preemptions: never or allowed.

@@ -33,6 +33,7 @@ SPACE = {
 """Search space by default."""
 GIVEN_AS = {
     "uri": "data_uri",
+    "store": "store_uri",
     "method": "select_method",
     "budget_tokens": "select_budget_tokens",
     "difficulty_signal": "curriculum_signal",

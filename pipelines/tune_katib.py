@@ -31,6 +31,8 @@ def tune_katib(
     word_threshold: float = 1.0,
     semantic_threshold: float = 1.0,
     embedder_uri: str = "",
+    engine: str = "local",
+    ray: dict = {},  # noqa: B006
     recipe: dict = {},  # noqa: B006  (KFP writes it into the YAML)
     space: dict = stages.SPACE,
     search_min_tokens: int = 37_037,
@@ -83,6 +85,8 @@ def tune_katib(
             "Ann is older than Bob" has the words of "Bob is older than Ann".
         semantic_threshold: The same for the cosine of the base model's states; 1: never.
         embedder_uri: A sentence-transformers model to use in their place; empty for none.
+        engine: Where data is selected: local, in one process, or ray, on a cluster of its own.
+        ray: Its size and place: {workers: 2, cpu: 2, memory: 8Gi, pool: cpu}.
         recipe: Hyperparameters that differ from the defaults and are not searched.
         space: Hyperparameters to search: kind (float, int, choice), min, max, log, values, when.
         search_min_tokens: Budget of the first rung.

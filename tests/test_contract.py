@@ -20,7 +20,7 @@ from deepcuts.components.core import executor_input
 from deepcuts.components.core.executor_input import PARAMETER
 from tests.conftest import ROOT
 
-LIBRARIES = {"core", "gguf", "training", "trainjob", "joined"}
+LIBRARIES = {"core", "gguf", "rayjob", "training", "trainjob", "joined"}
 """Folders under components/ that are no step."""
 NAMES = sorted(p.name for p in (ROOT / "components").iterdir() if p.is_dir() and p.name[0] not in "_.")
 STEPS = [name for name in NAMES if name not in LIBRARIES]
@@ -167,7 +167,7 @@ def test_joined_component_passes_exactly_the_flags_of_its_steps_and_uses_what_it
         taken = {f"--{p.replace('_', '-')}" for p in inspect.signature(step_of(step)).parameters}
         assert given.keys() == taken, name
         needed = foreign_packages(ROOT / "components" / step / "step.py")
-        assert needed - declared(image) <= (OF_EXIT_TASK if step == "ledger" else set()), name
+        assert needed - declared(*extras_of(image)) <= (OF_EXIT_TASK if step == "ledger" else set()), name
 
 
 def first_to_load(modules: list[str], banned: tuple[str, ...]) -> str:
@@ -200,7 +200,7 @@ def test_steps_and_what_they_share_never_load_kfp():
     faces = (".component", ".core.container")
     inside = [name for name in ours if not name.endswith(faces) and ".joined." not in name]
     assert first_to_load(inside, ("kfp",)) == ""
-    asking = (".tune_katib.", ".trainjob.", ".retrain.start", ".core.api_server")
+    asking = (".tune_katib.", ".trainjob.", ".rayjob.", ".retrain.start", ".core.api_server")
     elsewhere = [name for name in inside if not any(word in name for word in asking)]
     assert first_to_load(elsewhere, ("kubernetes",)) == ""
 
@@ -231,6 +231,14 @@ def declared(*extras: str) -> set[str]:
     return (base - set(command_only)).union(*more)
 
 
+def extras_of(image: str) -> list[str]:
+    """The extras that an image installs."""
+    text = (ROOT / "images" / image / "Dockerfile").read_text()
+    (extras,) = re.findall(r"requirements.py ([\w ]+) > requirements.txt", text)
+    assert isinstance(extras, str)
+    return extras.split()
+
+
 def normal(distribution: str) -> str:
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
@@ -239,7 +247,7 @@ def normal(distribution: str) -> str:
 def test_image_of_a_step_has_all_that_the_step_imports(name):
     images = {container_of(face).image.rpartition("/")[2].partition(":")[0] for face in faces_of(name)}
     for image in images:
-        assert foreign_packages(ROOT / "components" / name / "step.py") - declared(image) == set()
+        assert foreign_packages(ROOT / "components" / name / "step.py") - declared(*extras_of(image)) == set()
 
 
 @pytest.mark.parametrize("module", sorted(path.stem for path in (ROOT / "components" / "core").glob("*.py")))

@@ -58,6 +58,8 @@ UNREACHABLE = (StoreError, ValueError, OSError)
 OBJECT_STORES = ("minio", "s3")
 NODE = "-node-"
 """Before the number of a node in the name of its folder."""
+POD_RECEIPTS = "DEEPCUTS_POD_RECEIPTS"
+"""Environment variable with the URI under which a step leaves receipts of other pods that it started."""
 RUN = "DEEPCUTS_RUN"
 """Environment variable with the run's name for ``training/lease.py``; in a Job it is the Job's uid."""
 
@@ -152,6 +154,10 @@ class Attempts:
         with suppress(*UNREACHABLE):
             self._put(f"receipts/{self._id}/{name}", receipt)
 
+    def receipts_uri(self) -> str:
+        """Return the URI of the folder in which ``leave`` puts receipts."""
+        return self._store.uri(f"{self._prefix}/receipts/{self._id}")
+
     def end(self, step: str, code: int, message: str) -> None:
         """Record a final end for later attempts; any other end is not recorded."""
         if code in FINAL:
@@ -220,6 +226,21 @@ def named_run(executor: Mapping[str, Any] | None) -> Iterator[None]:
 def run_of(root: str, prefix: str) -> str:
     """Return the run's name from what ``of_task`` returns."""
     return f"{root}/{prefix.rsplit('/', 2)[0]}"
+
+
+@contextmanager
+def pods_charged(attempts: Attempts | None) -> Iterator[None]:
+    """Tell the body, and processes that it starts, where receipts of pods that it starts go."""
+    if not attempts:
+        yield
+        return
+    before = os.environ.get(POD_RECEIPTS)
+    os.environ[POD_RECEIPTS] = before or attempts.receipts_uri()
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[POD_RECEIPTS]
 
 
 def of_task(executor: Mapping[str, Any]) -> tuple[str, str]:

@@ -77,7 +77,7 @@ def run(argv: list[str], meter: Meter) -> int:
         for line in escape.terminal(message).splitlines():
             print(f"{name}: {line}", file=sys.stderr)
         parts = []
-    with attempts.alive(meter.seconds) if attempts else nullcontext():
+    with attempts.alive(meter.seconds) if attempts else nullcontext(), attempt_files.pods_charged(attempts):
         if attempts and executor:
             attempts.given(executor)
         for number, part in enumerate(parts, 1):

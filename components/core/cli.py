@@ -62,7 +62,7 @@ def run(step: StepFunction, argv: list[str], meter: Meter | None = None) -> int:
             values = parse(step, words, problems)
             if executor:
                 _check_inputs(executor, values)
-            with attempt_files.named_run(executor):
+            with attempt_files.named_run(executor), attempt_files.pods_charged(attempts):
                 facts = _facts(step, values)
     except Exception as error:
         code, message = exit_code(error), escape.redacted(str(error)) or type(error).__name__

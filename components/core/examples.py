@@ -93,18 +93,29 @@ def read(path: Path) -> list[Example]:
 
 def stream(path: Path) -> Iterator[Example]:
     """Yield what ``read`` returns, one Example at a time."""
-    decoder = msgspec.json.Decoder(Example)
-    number = 0
     with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                yield decoder.decode(line)
-            except MALFORMED as error:
-                raise DataError(
-                    f"{path}:{number}: not an Example ({error}): run ingest on the raw file"
-                ) from error
+        number = 0
+        for number, example in enumerate(decoded(lines, str(path)), start=1):  # noqa: B007
+            yield example
     if number == 0:
-        raise DataError(f"{path} is empty: give it at least one Example")
+        raise empty(path)
+
+
+def decoded(lines: Iterable[bytes], where: str, first: int = 1) -> Iterator[Example]:
+    """Yield the Examples in ``lines`` of the file ``where``, the first of which has that number."""
+    decoder = msgspec.json.Decoder(Example)
+    for number, line in enumerate(lines, start=first):
+        try:
+            yield decoder.decode(line)
+        except MALFORMED as error:
+            raise DataError(
+                f"{where}:{number}: not an Example ({error}): run ingest on the raw file"
+            ) from error
+
+
+def empty(path: Path) -> DataError:
+    """Return the error for a file without Examples."""
+    return DataError(f"{path} is empty: give it at least one Example")
 
 
 def write(path: Path, records: Iterable[Example]) -> int:

@@ -5,7 +5,7 @@ import re
 import sys
 from types import TracebackType
 
-EXTRAS = ("", "data", "train", "ops", "cuda", "serve")
+EXTRAS = ("", "data", "train", "ops", "ray", "cuda", "serve")
 """In the order they are suggested; the empty one stands for the base dependencies."""
 DISTRIBUTIONS = {"celpy": "cel-python", "google": "protobuf", "grpc": "grpcio", "mlflow": "mlflow-skinny"}
 """Distribution of modules with another name than their distribution."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from kfp import dsl
 
-from deepcuts.components.core.container import ChainedStep, between, chain, part, places
+from deepcuts.components.core.container import ChainedStep, between, chain, image_name, part, places
 from deepcuts.components.ingest import component as ingest
 from deepcuts.components.plan import component as plan_step
 from deepcuts.components.plan.budget import RESERVE_SHARE
@@ -48,6 +48,11 @@ def select_part(given: Any, corpus: str, cut: str) -> ChainedStep:
         word_threshold=given.word_threshold,
         semantic_threshold=given.semantic_threshold,
         embedder_uri=given.embedder_uri,
+        engine=given.engine,
+        ray=given.ray,
+        ray_image=image_name("train"),
+        nodepools=given.nodepools,
+        store=given.store,
         seed=given.seed,
     )
 
@@ -187,6 +192,9 @@ def ingest_and_plan(
     word_threshold: float,
     semantic_threshold: float,
     embedder_uri: str,
+    engine: str,
+    ray: dict,
+    store: str,
     difficulty_signal: str,
     pacing: str,
     phases: int,

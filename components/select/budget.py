@@ -25,4 +25,9 @@ def fill(
 
 def shuffled(ids: Sequence[str], seed: int) -> list[int]:
     """Shuffle all rows by ids and seed, independently of the order in the file."""
-    return sorted(range(len(ids)), key=lambda row: hashlib.sha256(f"{seed} {ids[row]}".encode()).digest())
+    return sorted(range(len(ids)), key=lambda row: draw(ids[row], seed))
+
+
+def draw(id: str, seed: int) -> bytes:
+    """Return what ``shuffled`` sorts by."""
+    return hashlib.sha256(f"{seed} {id}".encode()).digest()

@@ -2,7 +2,8 @@
 
 from kfp import dsl
 
-from deepcuts.components.core.container import container
+from deepcuts.components.core.container import container, image_name
+from deepcuts.components.core.faces import flags
 
 
 @dsl.container_component
@@ -21,6 +22,10 @@ def select(
     word_threshold: float,
     semantic_threshold: float,
     embedder_uri: str,
+    engine: str,
+    ray: dict,
+    nodepools: dict,
+    store: str,
     seed: int,
 ):
     """Keep the examples worth their tokens: no duplicates, no leaks, the best under a budget.
@@ -41,24 +46,16 @@ def select(
             "Ann is older than Bob" has the words of "Bob is older than Ann".
         semantic_threshold: The same for the cosine of the base model's states; 1: never.
         embedder_uri: A sentence-transformers model to use instead; empty for the base.
+        engine: local, with all examples in memory, or ray, in blocks on several nodes.
+        ray: Size and place of the cluster; see components/rayjob/settings.py.
+        nodepools: Node pools, among them the one of the cluster.
+        store: How data gets to the cluster (s3://).
         seed: Seed of the random choice.
     """
     return container(
         "deepcuts.components.select.step",
         image="train",
         receipt=receipt,
-        base=base.path,
-        corpus=corpus.path,
-        valid=valid.path,
-        test=test.path,
-        cut=cut.path,
-        dropped=dropped.path,
-        report=report.path,
-        method=method,
-        budget_tokens=budget_tokens,
-        near_threshold=near_threshold,
-        word_threshold=word_threshold,
-        semantic_threshold=semantic_threshold,
-        embedder_uri=embedder_uri,
-        seed=seed,
+        ray_image=image_name("train"),
+        **flags(locals()),
     )

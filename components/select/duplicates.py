@@ -32,7 +32,7 @@ def by_preference(records: Sequence[Example]) -> list[int]:
 
     Ties are broken by a hash of the id, so the order in the file does not matter.
     """
-    return sorted(range(len(records)), key=lambda row: _preference(records[row]))
+    return sorted(range(len(records)), key=lambda row: preference(records[row]))
 
 
 def exact(texts: Sequence[str], labels: Sequence[str | None]) -> list[Match]:
@@ -48,6 +48,7 @@ def conflicts(texts: Sequence[str], labels: Sequence[str | None]) -> int:
     return len(pairs) - len({said for said, _ in pairs})
 
 
-def _preference(example: Example) -> tuple[int, int, bytes]:
+def preference(example: Example) -> tuple[int, int, bytes]:
+    """Return the sort key of ``by_preference``."""
     said = sum(len(message.content) for message in example.messages)
     return -len(examples.answer(example)), -said, hashlib.sha256(example.id.encode()).digest()

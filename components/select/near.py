@@ -5,7 +5,7 @@ memory grow with the rows and their candidates.
 Source: Broder 1997; Leskovec et al., Mining of Massive Datasets, 3.4.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -13,9 +13,10 @@ import numpy as np
 import rensa
 from numpy.typing import NDArray
 
+from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.progress import ProgressLog
 from deepcuts.components.select.duplicates import Match
-from deepcuts.components.select.views import MIX, Hashes, View
+from deepcuts.components.select.views import MIX, SHINGLES, WORDS, Hashes, View
 
 PERMUTATIONS = 64
 """An estimate's standard error is at most 0.5 / 8 = 0.0625; estimates only filter, they do not decide."""
@@ -81,17 +82,27 @@ def near_duplicates(rows: Sketch, labels: Sequence[str | None], threshold: float
 
     Each is near the row kept in its place, not only near another dropped one.
     """
-    groups = np.array([hash_label(label) for label in labels], dtype=np.uint64)
-    stays: dict[int, Match] = {}
+    groups = label_hashes(labels)
     pairs = _pairs_within(rows.signatures, groups, choose_bands(threshold))
-    pairs = pairs[_estimate(rows.signatures[pairs[:, 0]], rows.signatures[pairs[:, 1]]) >= threshold - SLACK]
+    likely = estimate(rows.signatures[pairs[:, 0]], rows.signatures[pairs[:, 1]]) >= threshold - SLACK
+    return settled(pairs[likely], rows.texts, rows.view, threshold)
+
+
+def settled(
+    pairs: NDArray[np.int64], texts: Sequence[str] | Mapping[int, str], view: View, threshold: float
+) -> list[Match]:
+    """Find among sorted ``pairs`` (row, earlier row) the rows within ``threshold`` of an earlier kept one.
+
+    Rows that no chain of pairs connects do not affect each other.
+    """
+    stays: dict[int, Match] = {}
     progress = ProgressLog(len(pairs), "pairs compared", brief=True)
     for row, earlier in pairs.tolist():
         progress.add()
         if row in stays:
             continue
         of = stays[earlier].of if earlier in stays else earlier
-        similarity = jaccard(rows.texts[row], rows.texts[of], rows.view)
+        similarity = jaccard(texts[row], texts[of], view)
         if similarity >= threshold:
             stays[row] = Match(row, of, similarity)
     return list(stays.values())
@@ -101,7 +112,7 @@ def near_others(rows: Sketch, others: Sketch, threshold: float) -> list[Match]:
     """Find rows within ``threshold`` of one of ``others`` in the same view; ``of`` is an index into those."""
     found: dict[int, Match] = {}
     pairs = _pairs_between(rows.signatures, others.signatures, choose_bands(threshold))
-    estimates = _estimate(rows.signatures[pairs[:, 0]], others.signatures[pairs[:, 1]])
+    estimates = estimate(rows.signatures[pairs[:, 0]], others.signatures[pairs[:, 1]])
     for row, of in pairs[estimates >= threshold - SLACK].tolist():
         if row not in found:
             similarity = jaccard(rows.texts[row], others.texts[of], rows.view)
@@ -115,6 +126,44 @@ def jaccard(a: str, b: str, view: View) -> float:
     one, two = view.members(a), view.members(b)
     shared = len(one & two)
     return shared / max(1, len(one) + len(two) - shared)
+
+
+def connected(pairs: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return (rows in ``pairs``, sorted; the first row that a chain of pairs connects each with)."""
+    rows, places = np.unique(pairs, return_inverse=True)
+    parents = list(range(len(rows)))
+
+    def root(place: int) -> int:
+        while parents[place] != place:
+            parents[place] = parents[parents[place]]  # halves the path
+            place = parents[place]
+        return place
+
+    for one, other in places.reshape(-1, 2).tolist():
+        first, second = sorted((root(one), root(other)))
+        parents[second] = first
+    return rows, rows[[root(place) for place in range(len(rows))]]
+
+
+def searches(near_threshold: float, word_threshold: float) -> dict[str, tuple[View, float]]:
+    """Return (view, threshold) of each search by reason: shingles, then words unless their threshold is 1."""
+    found = {"near_duplicate": (SHINGLES, near_threshold)}
+    if word_threshold < 1:
+        found["reordered"] = (WORDS, word_threshold)
+    return found
+
+
+def nothing_left(near_threshold: float, word_threshold: float) -> DataError:
+    """Return the error for a corpus of which every row is in ``valid`` or ``test``."""
+    return DataError(
+        "every example is in valid or test, or nearly: split the data again, or raise "
+        f"near_threshold {near_threshold} or word_threshold {word_threshold}"
+    )
+
+
+def label_hashes(labels: Sequence[str | None]) -> Hashes:
+    """Return a number per label; only rows with equal ones are compared."""
+    return np.array([hash_label(label) for label in labels], dtype=np.uint64)
 
 
 def hash_label(label: str | None) -> int:
@@ -139,7 +188,8 @@ def _chunks(texts: Sequence[str]) -> Iterator[int]:
         yield len(texts)
 
 
-def _band_keys(signatures: NDArray[np.uint32], bands: Bands, groups: Hashes) -> Iterator[Hashes]:
+def band_keys(signatures: NDArray[np.uint32], bands: Bands, groups: Hashes) -> Iterator[Hashes]:
+    """Yield for each band the keys of all rows, equal for rows of one group with equal parts in it."""
     for band in range(bands.bands):
         keys = groups.copy()
         for column in range(band * bands.rows, (band + 1) * bands.rows):
@@ -154,14 +204,20 @@ def _pairs_within(signatures: NDArray[np.uint32], groups: Hashes, bands: Bands) 
     Not with all of its bucket, which would be quadratic if one text occurs a thousand times.
     """
     found: Hashes = np.empty(0, dtype=np.uint64)
-    for keys in _band_keys(signatures, bands, groups):
-        order = np.argsort(keys, kind="stable")  # equal keys keep the order of rows
-        same = np.concatenate([[False], keys[order][1:] == keys[order][:-1]])
-        heads = order[np.maximum.accumulate(np.where(same, 0, np.arange(len(order))))]
-        later = order[same].astype(np.uint64) << np.uint64(32)
-        before = np.roll(order, 1)[same].astype(np.uint64)
-        found = np.union1d(found, np.concatenate([later | heads[same].astype(np.uint64), later | before]))
-    return _unpack(found)
+    rows = np.arange(len(signatures), dtype=np.uint64)
+    for keys in band_keys(signatures, bands, groups):
+        found = np.union1d(found, bucket_pairs(keys, rows))
+    return unpack(found)
+
+
+def bucket_pairs(keys: Hashes, rows: Hashes) -> Hashes:
+    """Return the pairs of one band, packed as row * 2**32 + earlier row, from a key per row; rows ascend."""
+    order = np.argsort(keys, kind="stable")  # equal keys keep the order of rows
+    same = np.concatenate([[False], keys[order][1:] == keys[order][:-1]])[: len(keys)]
+    heads = order[np.maximum.accumulate(np.where(same, 0, np.arange(len(order))))]
+    later = rows[order[same]] << np.uint64(32)
+    before = rows[np.roll(order, 1)[same]]
+    return np.concatenate([later | rows[heads[same]], later | before])
 
 
 def _pairs_between(
@@ -171,7 +227,7 @@ def _pairs_between(
     found: Hashes = np.empty(0, dtype=np.uint64)
     ungrouped = [np.zeros(len(matrix), dtype=np.uint64) for matrix in (signatures, others)]
     for keys, theirs in zip(
-        _band_keys(signatures, bands, ungrouped[0]), _band_keys(others, bands, ungrouped[1]), strict=True
+        band_keys(signatures, bands, ungrouped[0]), band_keys(others, bands, ungrouped[1]), strict=True
     ):
         order = np.argsort(theirs, kind="stable")
         start, end = (np.searchsorted(theirs[order], keys, side=side) for side in ("left", "right"))
@@ -179,13 +235,14 @@ def _pairs_between(
             rows = np.flatnonzero(start + step < end)
             of = order[start[rows] + step]
             found = np.union1d(found, rows.astype(np.uint64) << np.uint64(32) | of.astype(np.uint64))
-    return _unpack(found)
+    return unpack(found)
 
 
-def _unpack(pairs: Hashes) -> NDArray[np.int64]:
+def unpack(pairs: Hashes) -> NDArray[np.int64]:
+    """Return (row, earlier row) of packed pairs."""
     return np.stack([pairs >> np.uint64(32), pairs & np.uint64(0xFFFFFFFF)], axis=1).astype(np.int64)
 
 
-def _estimate(a: NDArray[np.uint32], b: NDArray[np.uint32]) -> NDArray[np.float64]:
+def estimate(a: NDArray[np.uint32], b: NDArray[np.uint32]) -> NDArray[np.float64]:
     """Estimate the Jaccard similarity of signatures, row by row."""
     return np.asarray((a == b).mean(axis=1), dtype=np.float64)

@@ -1,9 +1,7 @@
-"""State of a selection: remaining rows, dropped ones with reasons, and costs."""
+"""A selection in this process, with all Examples in memory."""
 
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +10,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from deepcuts.components.core import examples
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.examples import Example
 from deepcuts.components.core.progress import ProgressLog
@@ -21,12 +20,12 @@ from deepcuts.components.select.coverage import coverage
 from deepcuts.components.select.duplicates import Match
 from deepcuts.components.select.loss import middling
 from deepcuts.components.select.near import Bands
-from deepcuts.components.select.report import REASONS, Dropped, excerpt
+from deepcuts.components.select.remaining import Excerpt, Remaining, show
+from deepcuts.components.select.report import Dropped
 from deepcuts.components.select.representations import Vectors, directions, embed
 from deepcuts.components.select.semantic import semantic_duplicates
 from deepcuts.components.select.target import target
-from deepcuts.components.select.views import SHINGLES, WORDS
-from deepcuts.components.training import models, scoring
+from deepcuts.components.training import models, scoring, stored_lengths
 from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.render import Rendered
 
@@ -37,19 +36,19 @@ CHUNK = 8192
 """Examples rendered at a time, as the token ids of a million are gigabytes as Python lists."""
 
 
-class Selection:
-    """``records`` in the order of preference; ``rows`` are the remaining ones."""
+class Selection(Remaining):
+    """A choice among ``given``; ``records`` are these in the order of preference."""
 
-    def __init__(self, base: Path, embedder_uri: str, records: Sequence[Example]) -> None:
-        self.base, self.embedder_uri, self.records = base, embedder_uri, records
+    def __init__(self, base: Path, embedder_uri: str, given: Sequence[Example]) -> None:
+        self.order = duplicates.by_preference(given)
+        self.base, self.embedder_uri, self.records = base, embedder_uri, [given[row] for row in self.order]
         self.tokenizer = models.load_tokenizer(base)
-        self.lengths = scoring.lengths(records, self.tokenizer)
-        self.labels = [record.label for record in records]
-        self.texts = [duplicates.text(record) for record in records]
-        self.rows = list(range(len(records)))
-        self.dropped: list[Dropped] = []
-        self.seconds: Facts = {}
+        super().__init__(
+            stored_lengths.lengths(self.records, self.tokenizer), [record.label for record in self.records]
+        )
+        self.texts = [duplicates.text(record) for record in self.records]
         self.scoring_tokens = 0
+        self._held: Sequence[Example] = ()
         self._vectors: Vectors | None = None
 
     def drop_duplicates(
@@ -62,62 +61,41 @@ class Selection:
         Raises:
             DataError: all remaining rows are in ``held``.
         """
-        searches = {"near_duplicate": (SHINGLES, near_threshold)}
-        if word_threshold < 1:
-            searches["reordered"] = (WORDS, word_threshold)
-        with self._timed("exact_seconds"):
-            self._drop("duplicate", duplicates.exact(self._texts(), self._labels()), self.records)
-        with self._timed("sketch_seconds"):
+        searches, self._held = near.searches(near_threshold, word_threshold), held
+        with self.timed("exact_seconds"):
+            self._drop("duplicate", duplicates.exact(self._texts(), self._labels()))
+        with self.timed("sketch_seconds"):
             sketches = {reason: near.sketch(self._texts(), view) for reason, (view, _) in searches.items()}
-        with self._timed("leak_seconds"):
+        with self.timed("leak_seconds"):
             said = [duplicates.text(record) for record in held]
             for reason, (view, threshold) in searches.items():
                 found = near.near_others(sketches[reason], near.sketch(said, view), threshold)
-                stay = self._drop("leak", found, held)
+                stay = self._drop("leak", found)
                 sketches = {name: sketch.only(stay) for name, sketch in sketches.items()}
         if not self.rows:
-            raise DataError(
-                "every example is in valid or test, or nearly: split the data again, or raise "
-                f"near_threshold {near_threshold} or word_threshold {word_threshold}"
-            )
+            raise near.nothing_left(near_threshold, word_threshold)
         for reason, (_, threshold) in searches.items():
-            with self._timed(f"{reason}_seconds"):
+            with self.timed(f"{reason}_seconds"):
                 found = near.near_duplicates(sketches.pop(reason), self._labels(), threshold)
-                stay = self._drop(reason, found, self._left())
+                stay = self._drop(reason, found)
                 sketches = {name: sketch.only(stay) for name, sketch in sketches.items()}
         return {reason: near.choose_bands(threshold) for reason, (_, threshold) in searches.items()}
 
     def drop_semantic(self, threshold: float) -> None:
         """Drop rows that mean the same to the base model and have the same label."""
         vectors = self._embedded()
-        with self._timed("semantic_seconds"):
+        with self.timed("semantic_seconds"):
             unit = directions(vectors, vectors.mean(0))
             found = semantic_duplicates(unit, self._labels(), threshold)
-            stay = self._drop("semantic_duplicate", found, [self.records[row] for row in self.rows])
+            stay = self._drop("semantic_duplicate", found)
             self._vectors = vectors[stay]
-
-    def spend(self, budget_tokens: int, order: Callable[[], list[int]]) -> None:
-        """Keep rows in ``order`` up to the budget; ``order`` is not called when everything fits."""
-        lengths = [self.lengths[row] for row in self.rows]
-        if sum(lengths) <= budget_tokens:
-            return
-        if budget_tokens < min(lengths):
-            raise ValueError(
-                f"budget_tokens {budget_tokens} is below the {min(lengths)} tokens of the shortest example: "
-                "raise it"
-            )
-        ranking = order()
-        with self._timed("choose_seconds"):
-            kept = budget.fill(ranking, lengths, self._labels(), budget_tokens)
-            gone = sorted(set(range(len(self.rows))) - set(kept))
-            self._drop("budget", [Match(row, row, 1.0) for row in gone], None)
 
     def random(self, seed: int) -> list[int]:
         return budget.shuffled([self.records[row].id for row in self.rows], seed)
 
     def coverage(self, budget_tokens: int, seed: int) -> list[int]:
         vectors = self._embedded()
-        with self._timed("choose_seconds"):
+        with self.timed("choose_seconds"):
             unit = directions(vectors, vectors.mean(0))
             return coverage(unit, [self.lengths[row] for row in self.rows], budget_tokens, seed)
 
@@ -131,12 +109,12 @@ class Selection:
             )
         vectors = self._embedded()
         theirs = self._embed(wanted)
-        with self._timed("choose_seconds"):
+        with self.timed("choose_seconds"):
             centre = vectors.mean(0)
             return target(directions(vectors, centre), directions(theirs, centre))
 
     def middling(self) -> list[int]:
-        with self._timed("score_seconds"):
+        with self.timed("score_seconds"):
             loss = CompletionLoss(self._network)
             progress = ProgressLog(len(self.rows), "examples scored")
             chunks = self._rendered(self._left())
@@ -145,23 +123,20 @@ class Selection:
             self._check_finite([math.isfinite(value) for value in nats], self._left())
             return middling(nats)
 
+    def write(self, cut: Path) -> None:
+        """Write the remaining Examples in the order of the corpus."""
+        kept = sorted(self.rows, key=lambda row: self.order[row])
+        examples.write(cut, (self.records[row] for row in kept))
+
+    def dropped(self) -> list[Dropped]:
+        """Return the dropped rows for the report."""
+        shown: dict[int, Excerpt] = {row: show(self.records[row]) for row in self.named()}
+        return self.cases(shown, self._held)
+
     def facts(self) -> Facts:
         """Return the selection as facts of the receipt."""
-        counts = {f"dropped_{reason}": 0 for reason in REASONS}
-        for case in self.dropped:
-            counts[f"dropped_{case.reason}"] += 1
-        left = {self.labels[row] for row in self.rows}
-        return {
-            "examples": len(self.records),
-            "corpus_tokens": sum(self.lengths),
-            "kept": len(self.rows),
-            "tokens": sum(self.lengths[row] for row in self.rows),
-            **counts,
-            "label_conflicts": duplicates.conflicts(self.texts, self.labels),
-            "labels_lost": len(set(self.labels) - left),
-            "scoring_tokens": self.scoring_tokens,
-            **self.seconds,
-        }
+        conflicts = duplicates.conflicts(self.texts, self.labels)
+        return super().facts() | {"label_conflicts": conflicts, "scoring_tokens": self.scoring_tokens}
 
     def _left(self) -> list[Example]:
         return [self.records[row] for row in self.rows]
@@ -172,22 +147,10 @@ class Selection:
     def _labels(self) -> list[str | None]:
         return [self.labels[row] for row in self.rows]
 
-    def _drop(self, reason: str, found: Sequence[Match], others: Sequence[Example] | None) -> list[int]:
-        """Drop ``found``, whose ``of`` is an index into ``others``; return the positions left in ``rows``."""
-        for match in found:
-            row = self.rows[match.row]
-            record = self.records[row]
-            case = Dropped(record.id, reason, self.lengths[row], excerpt(record))
-            if others is not None:
-                of = others[match.of]
-                case = Dropped(
-                    case.id, reason, case.tokens, case.text, of.id, excerpt(of), round(match.similarity, 4)
-                )
-            self.dropped.append(case)
-        gone = {match.row for match in found}
-        stay = [place for place in range(len(self.rows)) if place not in gone]
-        self.rows = [self.rows[place] for place in stay]
-        return stay
+    def _drop(self, reason: str, found: Sequence[Match]) -> list[int]:
+        """Drop ``found``, whose rows are positions in ``rows``; of a leak, ``of`` is one in ``held``."""
+        of = list(range(len(self._held))) if reason == "leak" else self.rows
+        return self.drop(reason, [Match(self.rows[m.row], of[m.of], m.similarity) for m in found])
 
     def _embedded(self) -> Vectors:
         if self._vectors is None:
@@ -195,7 +158,7 @@ class Selection:
         return self._vectors
 
     def _embed(self, records: Sequence[Example]) -> Vectors:
-        with self._timed("embed_seconds"):
+        with self.timed("embed_seconds"):
             progress = ProgressLog(len(records), "examples embedded")
             if self.embedder_uri:
                 texts = [duplicates.text(record) for record in records]
@@ -232,10 +195,3 @@ class Selection:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         network.to(device=device, dtype=models.resolve_precision("auto", device))
         return network
-
-    @contextmanager
-    def _timed(self, name: str) -> Iterator[None]:
-        """Add the body's wall time to the fact ``name``."""
-        began = time.monotonic()
-        yield
-        self.seconds[name] = round(float(self.seconds.get(name) or 0) + time.monotonic() - began, 3)

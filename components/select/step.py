@@ -1,5 +1,7 @@
 """Select: keep the examples worth their tokens, without duplicates and leaks of valid or test (cut 12)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -7,9 +9,14 @@ import msgspec
 from deepcuts.components.core import cli, examples, files, strict
 from deepcuts.components.core.bounds import PositiveShare, Seed, Whole
 from deepcuts.components.core.examples import Example
+from deepcuts.components.core.nodepools import NodePools
 from deepcuts.components.core.receipts import Facts
+from deepcuts.components.core.store import open_store
 from deepcuts.components.core.verdicts import Verdict
-from deepcuts.components.select.duplicates import by_preference
+from deepcuts.components.rayjob import elsewhere
+from deepcuts.components.rayjob.session import session
+from deepcuts.components.rayjob.settings import Engine, RayCluster
+from deepcuts.components.select.ray_selection import RaySelection
 from deepcuts.components.select.report import markdown
 from deepcuts.components.select.selection import Selection
 
@@ -31,6 +38,11 @@ def select(
     word_threshold: PositiveShare,
     semantic_threshold: PositiveShare,
     embedder_uri: str,
+    engine: Engine,
+    ray: RayCluster,
+    ray_image: str,
+    nodepools: NodePools,
+    store: str,
     seed: Seed,
 ) -> Facts:
     """Write examples of ``corpus`` worth ``budget_tokens`` to ``cut``, others with reasons to ``dropped``.
@@ -43,27 +55,34 @@ def select(
     budget: random, coverage, target (similar to ``valid``), loss (medium for the base); deduplicate-only, and
     random with budget 0, keep the rest.
 
+    ``engine`` local has all examples in memory, ray has them in blocks on the cluster ``ray``, with the same
+    result; in a pod of a pipeline that is a RayJob of ``ray_image``, and ``store`` is how data gets there.
+
     Raises:
         ValueError: the method is unknown, or the budget does not fit it or is below the shortest example.
         DataError: the corpus is not usable, or scores are not finite.
     """
+    given = dict(locals())
     check(method, budget_tokens)
-    given = examples.read(corpus)
+    check_engine(engine, method, semantic_threshold)
+    if engine == "ray" and elsewhere.is_needed():
+        files_of = ("base", "corpus", "valid", "test"), ("cut", "dropped", "report")
+        return elsewhere.run("deepcuts.components.select.step", given, *files_of)
     steered, judged = ([] if files.size_bytes(path) == 0 else examples.read(path) for path in (valid, test))
-    order = by_preference(given)
-    selection = Selection(base, embedder_uri, [given[row] for row in order])
-    bands = selection.drop_duplicates(near_threshold, word_threshold, [*steered, *judged])
-    if semantic_threshold < 1:
-        selection.drop_semantic(semantic_threshold)
-    unique = len(selection.rows)
-    if budget_tokens:
-        spend(selection, method, budget_tokens, steered, seed)
-    facts = verdict(method, budget_tokens, unique, len(selection.rows)).facts() | selection.facts()
-    examples.write(cut, (given[row] for row in sorted(order[row] for row in selection.rows)))
+    with selection_by(engine, base, embedder_uri, corpus, store, ray) as selection:
+        bands = selection.drop_duplicates(near_threshold, word_threshold, [*steered, *judged])
+        if semantic_threshold < 1 and isinstance(selection, Selection):
+            selection.drop_semantic(semantic_threshold)
+        unique = len(selection.rows)
+        if budget_tokens:
+            spend(selection, method, budget_tokens, steered, seed)
+        facts = verdict(method, budget_tokens, unique, len(selection.rows)).facts() | selection.facts()
+        selection.write(cut)
+        cases = selection.dropped()
     with files.staged(dropped) as staging:
-        staging.write_bytes(b"".join(msgspec.json.encode(case) + b"\n" for case in selection.dropped))
+        staging.write_bytes(b"".join(msgspec.json.encode(case) + b"\n" for case in cases))
     with files.staged(report) as staging:
-        staging.write_text(markdown(facts, bands, selection.dropped), encoding="utf-8")
+        staging.write_text(markdown(facts, bands, cases), encoding="utf-8")
     return facts | {"data_digest": files.digest(cut)}
 
 
@@ -78,14 +97,44 @@ def check(method: str, budget_tokens: int) -> None:
         )
 
 
-def spend(selection: Selection, method: str, budget_tokens: int, steered: list[Example], seed: int) -> None:
+def check_engine(engine: Engine, method: str, semantic_threshold: float) -> None:
+    """Raise ValueError if ``engine`` cannot run what is asked."""
+    embeds = [f"semantic_threshold {semantic_threshold}"] if semantic_threshold < 1 else []
+    embeds += [f"method {method}"] if method not in (ALL, "random") else []
+    if engine == "ray" and embeds:
+        raise ValueError(
+            f"engine ray runs no model over the examples, which {' and '.join(embeds)} needs: set engine "
+            f"local, or semantic_threshold 1 and method {ALL} or random"
+        )
+
+
+@contextmanager
+def selection_by(
+    engine: Engine, base: Path, embedder_uri: str, corpus: Path, store: str, ray: RayCluster
+) -> Iterator[Selection | RaySelection]:
+    """Yield a selection in this process, or on Ray."""
+    if engine == "local":
+        yield Selection(base, embedder_uri, examples.read(corpus))
+        return
+    with session(ray.workers):
+        selection = RaySelection(base, corpus, open_store(store), ray.workers)
+        try:
+            yield selection
+        finally:
+            selection.close()
+
+
+def spend(
+    selection: Selection | RaySelection, method: str, budget_tokens: int, steered: list[Example], seed: int
+) -> None:
     """Spend the budget with ``method``; ``steered`` are the examples for target."""
-    orders = {
-        "random": lambda: selection.random(seed),
-        "coverage": lambda: selection.coverage(budget_tokens, seed),
-        "target": lambda: selection.target(steered),
-        "loss": selection.middling,
-    }
+    orders = {"random": lambda: selection.random(seed)}
+    if isinstance(selection, Selection):
+        orders |= {
+            "coverage": lambda: selection.coverage(budget_tokens, seed),
+            "target": lambda: selection.target(steered),
+            "loss": selection.middling,
+        }
     selection.spend(budget_tokens, orders[method])
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from deepcuts.components.core import epochs, examples
 from deepcuts.components.core.recipe import Recipe
-from deepcuts.components.training import scoring
+from deepcuts.components.training import stored_lengths
 from deepcuts.components.training.render import Rendered, load_tokenizer
 
 
@@ -16,7 +16,7 @@ def of(data: Sequence[Rendered]) -> int:
 
 def count(train: Path, base: Path) -> int:
     """Return the tokens of all examples of ``train``, as the tokenizer of ``base`` counts them."""
-    return sum(scoring.lengths(examples.read(train), load_tokenizer(base)))
+    return sum(stored_lengths.lengths(examples.read(train), load_tokenizer(base)))
 
 
 def settled(recipe: Recipe, train: Path, base: Path) -> Recipe:

@@ -26,8 +26,6 @@ from deepcuts.components.training.render import (
     render_prompt,
 )
 
-CHECKED_LENGTHS = 32
-"""Examples rendered again to check stored lengths."""
 RENDERED_TOGETHER = 500
 """Examples tokenised in one call."""
 BATCH_TOKENS = 16_384
@@ -204,20 +202,6 @@ def render_all(records: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -
             result.append(found)
         progress(len(result))
     return result
-
-
-def lengths(records: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the number of tokens of each example, as stored by ingest if its tokenizer was this one.
-
-    That is checked on ``CHECKED_LENGTHS`` examples, including the longest. Tokenising all of 13,000 short
-    rows again takes ten seconds of CPU, reading their lengths none.
-    """
-    stride = max(1, len(records) // CHECKED_LENGTHS)
-    checked = [*records[::stride], *sorted(records, key=lambda record: -record.tokens)[:1]]
-    counted = [len(rendered.ids) for rendered in render_all(checked, tokenizer)]
-    if all(record.tokens for record in records) and counted == [record.tokens for record in checked]:
-        return [record.tokens for record in records]
-    return [len(rendered.ids) for rendered in render_all(records, tokenizer)]
 
 
 def read(split: Path, tokenizer: PreTrainedTokenizerBase) -> list[Rendered]:

@@ -71,7 +71,7 @@ def run(
         arguments = settings.complete(
             pipeline, given, fills((place if fresh else folder) / "store"), problems
         )
-        extras.check(pipeline_spec.images(pipeline, until))
+        extras.check(pipeline_spec.images(pipeline, until), arguments.get("engine"))
         arguments = places.pinned(arguments, folder / places.COMMITS, out.note, again=fresh)
         confirm.ask(pipeline, given, arguments, yes, local=True)
         left = (

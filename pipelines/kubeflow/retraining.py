@@ -63,6 +63,10 @@ SELECTING: Json = {
     "word_threshold": 1.0,
     "semantic_threshold": 1.0,
     "embedder_uri": "",
+    "engine": "local",
+    "ray": {},
+    "nodepools": {"pools": []},
+    "store": STORE,
     "seed": 0,
 }
 

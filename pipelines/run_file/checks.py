@@ -31,6 +31,7 @@ from deepcuts.components.ingest import columns, formats, layouts
 from deepcuts.components.ingest.splits import Splitter
 from deepcuts.components.plan import placing
 from deepcuts.components.publish.releases import checked_name
+from deepcuts.components.rayjob.settings import Engine, RayCluster
 from deepcuts.components.tune import space
 from deepcuts.pipelines.run_file import pipeline_checks, places
 
@@ -76,6 +77,8 @@ KINDS: dict[str, Any] = {
     "near_threshold": PositiveShare,
     "word_threshold": PositiveShare,
     "semantic_threshold": PositiveShare,
+    "engine": Engine,
+    "ray": RayCluster,
     "curriculum_signal": DIFFICULTY_SIGNAL,
     "curriculum_pacing": Pacing,
     "curriculum_phases": Count,

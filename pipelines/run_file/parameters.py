@@ -25,7 +25,7 @@ GROUPS = {
         patience""",
     "Cuts": """
         select_method select_budget_tokens near_threshold word_threshold semantic_threshold
-        embedder_uri curriculum_signal curriculum_pacing curriculum_phases quantize_candidates
+        embedder_uri engine ray curriculum_signal curriculum_pacing curriculum_phases quantize_candidates
         quantize_objective prune_method prune_amount heal_method temperature cross_entropy_weight
         hidden_weight layers space algorithm configurations brackets eta search_min_tokens
         search_max_tokens policy metric period window horizon lora_rank lora_alpha lora_dropout

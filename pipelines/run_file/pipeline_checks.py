@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deepcuts.components.core import recipe, strict
+from deepcuts.components.core import nodepools, recipe, strict
 from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.distill import distill_config
 from deepcuts.components.distill.distill_config import DistillConfig
+from deepcuts.components.rayjob.settings import RayCluster
 from deepcuts.components.retrain import names
 from deepcuts.components.tune import checks as search_checks
 from deepcuts.components.tune.space import Space
@@ -126,4 +127,24 @@ def _there(uri: object) -> Path | None:
     return path if path and path.exists() else None
 
 
-CHECKS = (student, search, trials, retraining, folders)
+def engine(values: Mapping[str, Any]) -> None:
+    """Check what the step would refuse, but after data were fetched."""
+    if values.get("engine") != "ray":
+        return
+    threshold, method = values.get("semantic_threshold", 1), values.get("select_method", "random")
+    embeds = [f"semantic_threshold {threshold}"] if threshold < 1 else []
+    embeds += [f"select_method {method}"] if method in ("coverage", "target", "loss") else []
+    if embeds:
+        raise ValueError(
+            f"engine ray runs no model over the examples, which {' and '.join(embeds)} needs: set engine "
+            "local, or semantic_threshold 1 and select_method random"
+        )
+    known = nodepools.parse(values["nodepools"]) if values.get("nodepools") else {}
+    cluster = strict.decode(RayCluster, values.get("ray", {}), "ray")
+    if known and cluster.pool not in known:
+        raise ValueError(
+            f"ray.pool {cluster.pool!r} is not among nodepools ({', '.join(known)}): add it there"
+        )
+
+
+CHECKS = (student, search, trials, retraining, folders, engine)

@@ -20,12 +20,16 @@ def explained(log: str) -> str:
     return f"{log}\n{hint}" if hint else log
 
 
-def check(images: Iterable[str]) -> None:
+def check(images: Iterable[str], engine: object = "local") -> None:
     """Check before a run that the steps of ``images`` can run here.
 
     Raises:
-        ValueError: a package that nearly every step of an image imports is not installed.
+        ValueError: a package that nearly every step of an image imports, or ``engine``, is not installed.
     """
+    if engine == "ray" and not _there("ray"):
+        raise ValueError(
+            f"engine ray is not installed here: pip install {quoted('ray')}, or set engine local"
+        )
     lacking = [extra for extra in IMAGES if extra in images and not all(map(_there, NEEDED.get(extra, ())))]
     if lacking:
         absent = ", ".join(sorted({name for extra in lacking for name in NEEDED[extra] if not _there(name)}))

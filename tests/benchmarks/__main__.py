@@ -42,6 +42,7 @@ BENCHMARKS = {
     "hours": Benchmark(),
     "ingest_rows": Benchmark("", "--sizes 1000"),
     "prefixes": Benchmark("--base {base} --data gsm8k", "--examples 4 --repeats 1"),
+    "ray_rows": Benchmark("", "--rows 500", ("ray",)),
     "retraining": Benchmark("--data {data}", "--seeds 1"),
     "search": Benchmark(
         "--base {base} --data {data}/gsm8k --folder {folder}/search", "--seeds 1 --units 9 --rates 1"

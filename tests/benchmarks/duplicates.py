@@ -167,7 +167,9 @@ def step(count: int, seed: int) -> dict[str, float | None]:
         flags |= {"near_threshold": THRESHOLD, "word_threshold": THRESHOLD, "semantic_threshold": 1.0}
         flags |= {"budget_tokens": 0, "seed": 0}
         words = [w for n, v in flags.items() for w in (f"--{n.replace('_', '-')}", str(v))]
-        command = [sys.executable, "-m", "deepcuts.components.select.step", *words, "--embedder-uri", ""]
+        words += ["--embedder-uri", "", "--engine", "local", "--ray", "{}", "--ray-image", "", "--store", ""]
+        words += ["--nodepools", '{"pools": []}']
+        command = [sys.executable, "-m", "deepcuts.components.select.step", *words]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         receipt = json.loads((folder / "receipt").read_text())
         return {"seconds": receipt["cpu_seconds"], "peak_bytes": receipt["peak_resident_bytes"]}

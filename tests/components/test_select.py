@@ -16,6 +16,8 @@ from sentence_transformers.models import Pooling, Transformer
 from deepcuts.components.core import examples
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.examples import Example, Message
+from deepcuts.components.core.nodepools import NodePools
+from deepcuts.components.rayjob.settings import RayCluster
 from deepcuts.components.select import budget, duplicates
 from deepcuts.components.select.coverage import coverage
 from deepcuts.components.select.loss import middling
@@ -58,6 +60,9 @@ def base(tmp_path_factory) -> Path:
     return folder
 
 
+LOCAL = {"engine": "local", "ray": RayCluster(), "ray_image": "", "nodepools": NodePools(()), "store": ""}
+
+
 def run(tmp_path, base, corpus=CORPUS, valid=VALID, test=TEST, **changed):
     """The facts, what was kept, what was dropped, and the report of one selection."""
     for name, records in (("corpus", corpus), ("valid", valid), ("test", test)):
@@ -71,7 +76,7 @@ def run(tmp_path, base, corpus=CORPUS, valid=VALID, test=TEST, **changed):
         cut=tmp_path / "cut",
         dropped=tmp_path / "dropped",
         report=tmp_path / "report.md",
-        **values | {"word_threshold": 1.0, "semantic_threshold": 1.0, "embedder_uri": ""} | changed,
+        **values | {"word_threshold": 1.0, "semantic_threshold": 1.0, "embedder_uri": ""} | LOCAL | changed,
     )
     lines = (tmp_path / "dropped").read_bytes().splitlines()
     gone = [msgspec.json.decode(line, type=Dropped) for line in lines]

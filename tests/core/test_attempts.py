@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from deepcuts.components.core import attempts, cli, errors
+from deepcuts.components.core import attempts, cli, errors, receipts, run_records
 from deepcuts.components.core.receipts import Facts, Receipt
 from deepcuts.components.core.store import open_store
 
@@ -154,3 +154,18 @@ def test_step_knows_its_run_for_its_leases_and_the_process_does_not_afterwards(s
         assert attempt(looks, executor(s3_url, run), tmp_path)[0] == 0
     assert seen == [f"{s3_url}/pipeline/one", f"{s3_url}/pipeline/two"]
     assert attempts.RUN not in os.environ
+
+
+def test_receipts_of_pods_that_a_step_starts_become_rows_of_the_runs_ledger(s3_url, tmp_path):
+    def starts() -> Facts:
+        receipt = receipts.Meter().receipt("select", 0, {})
+        open_store(os.environ[attempts.POD_RECEIPTS]).put_bytes(
+            "select_ray_head", msgspec.json.encode(receipt)
+        )
+        return {}
+
+    assert attempt(starts, executor(s3_url, "one"), tmp_path)[0] == 0
+    assert attempts.POD_RECEIPTS not in os.environ
+    store = open_store(f"{s3_url}/pipeline/one")
+    rows = run_records.attempts(store, "train", store.list("train/"))
+    assert {name: len(found) for name, found in rows.items()} == {"train": 1, "select_ray_head": 1}

@@ -1,5 +1,6 @@
 """What the Dockerfiles promise; that they build and run is the cluster tests' to show."""
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.test_contract import declared, normal
+from tests.test_contract import declared, extras_of, normal
 
 IMAGES = ["data", "ops", "serve", "train"]
 DEPENDENCIES, CODE = "--requirement requirements.txt", "COPY components deepcuts/components"
@@ -18,15 +19,16 @@ def dockerfile(image: str) -> str:
     return (ROOT / "images" / image / "Dockerfile").read_text()
 
 
-def told(extra: str) -> list[str]:
-    words = [sys.executable, "images/requirements.py", extra]
+def told(*extras: str) -> list[str]:
+    words = [sys.executable, "images/requirements.py", *extras]
     return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 @pytest.mark.parametrize("image", IMAGES)
 def test_image_installs_the_dependencies_of_its_extra_pinned_and_before_the_code(image):
-    names = {normal(line.split("=")[0].split(">")[0].split("<")[0]) for line in told(image)}
-    assert names == declared(image) and not {"kfp", "kfp-kubernetes"} & names
+    extras = extras_of(image)
+    names = {normal(re.split(r"[=<>[]", line)[0]) for line in told(*extras)}
+    assert names == declared(*extras) and not {"kfp", "kfp-kubernetes"} & names
     text = dockerfile(image)
     assert f"requirements.py {image} " in text
     assert text.index(DEPENDENCIES) < text.index(CODE)

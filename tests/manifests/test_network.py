@@ -130,3 +130,26 @@ def test_mlflow_and_model_registry_are_reached_once_their_option_is_chosen():
     new = reached([*closed, option["spec"]], "step") - reached(closed, "step")
     assert new == {("mlflow", 5000), ("registry", 8080)}
     assert reached([*closed, option["spec"]], "job") == reached(closed, "job")
+
+
+def test_head_and_workers_of_a_rayjob_talk_to_each_other_and_the_operator_alone_asks_for_jobs():
+    (option,) = yaml.safe_load_all((ROOT / "manifests/options/ray/network.yaml").read_text())
+    spec, node = option["spec"], pods.LABELS | {"node-pool": "cpu", "ray.io/is-ray-node": "yes"}
+    assert chooses(spec["podSelector"], node) and not chooses(spec["podSelector"], STEP)
+    (sent,) = spec["egress"]
+    among, asked = spec["ingress"]
+    for rule, side in ((sent, "to"), (among, "from")):
+        (end,) = rule[side]
+        assert chooses(end["podSelector"], node) and not chooses(end["podSelector"], JOB)
+        assert "ports" not in rule and "namespaceSelector" not in end
+    (operator,) = asked["from"]
+    assert operator.keys() == {"namespaceSelector", "podSelector"}
+    assert [port["port"] for port in asked["ports"]] == [8265]
+
+
+def test_steps_of_a_pipeline_get_the_right_to_rayjobs_and_to_nothing_else_by_the_option():
+    role, binding = yaml.safe_load_all((ROOT / "manifests/options/ray/access.yaml").read_text())
+    (rule,) = role["rules"]
+    assert rule["apiGroups"] == ["ray.io"] and rule["resources"] == ["rayjobs"]
+    assert set(rule["verbs"]) == {"create", "get", "list", "delete"}
+    assert [subject["name"] for subject in binding["subjects"]] == ["pipeline-runner"]

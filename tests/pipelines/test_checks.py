@@ -244,6 +244,11 @@ OF_ONE_PIPELINE = [
     ("finetune", {"measures": ["general", "general:a.txt"]}, "one general text"),
     ("finetune", {"embedder_uri": "hf://a/b"}, "nothing is compared by it"),
     ("finetune", {"seed": 2**32}, "seed"),
+    ("finetune", {"engine": "spark"}, "engine: expected one of"),
+    ("finetune", {"engine": "ray", "semantic_threshold": 0.9}, "set engine local"),
+    ("retrain", {"engine": "ray", "ray": {"pool": "nope"}}, "ray.pool 'nope' is not among nodepools"),
+    ("tune", {"ray": {"wrokers": 2}}, "did you mean 'workers'"),
+    ("distill", {"ray": {"workers": 0}}, "ray.workers"),
     ("finetune", {"data_uri": ""}, "data_uri is empty"),
 ]
 
