@@ -48,6 +48,7 @@ def controller(kubectl: Kubectl, namespace: str) -> Iterator[TrainerController]:
     made = TrainerController(namespace)
     yield made
     made.stop()
+    kubectl("delete", "crd", *CRDS, "--wait=false")
 
 
 def executor(folder: Path, place: str, **recipe: object) -> Json:

@@ -45,7 +45,7 @@ def on_two_nodes(folder: Path, changed: dict[str, object]) -> dict[str, Any]:
     words = [sys.executable, "-m", "torch.distributed.run", "-m", "tests.training.ranks"]
     nodes = [
         subprocess.Popen(
-            [*words, str(folder), json.dumps(changed)],
+            [*words, str(folder), json.dumps(changed), "0"],
             cwd=ROOT,
             env=os.environ | of_all | {"PET_NODE_RANK": str(number)},
         )
