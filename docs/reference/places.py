@@ -66,7 +66,7 @@ def decide(base: str, pools: dict[str, NodePool]) -> tuple[PlanDecision, dict[st
     """Return what ``finetune`` would decide, and what its pods would ask for; raises as the plan."""
     work = scoring.work(MAX_EXAMPLES, MAX_TOKENS, ["off"], "cpu")
     task = PlanTask(shapes_of(BASES[base]), parse(RECIPE), answer_share=1.0)
-    wish = Wish(compiled_for=CompiledFor("", "", "nvidia.com/gpu"), watched=True)
+    wish = Wish(compiled_for=CompiledFor("nvidia.com/gpu"), watched=True)
     made = decision.decide(task, pools, wish, PlanTerms(), work)
     return made, decision.outputs(made, task, pools, task.recipe, work)
 

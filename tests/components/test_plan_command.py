@@ -168,6 +168,6 @@ def test_a_model_that_is_not_given_is_asked_for_and_a_pipeline_without_a_plan_is
     given = ("--set", f"teacher_uri={BASE}", "--set", f"student_uri={BASE}")
     assert deepcuts("plan", package, *given) == 2
     assert "compiled by another version" in capsys.readouterr().err
-    package.write_text(package.read_text().replace("plan=plan", "plan=ledger"))
+    package.write_text(package.read_text().replace("- plan\n", "- plan=ledger\n"))
     assert deepcuts("plan", package, *given) == 2
     assert "no training to plan" in capsys.readouterr().err
