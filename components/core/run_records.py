@@ -88,7 +88,7 @@ def read(uri: str, pools: Mapping[str, NodePool] = NO_POOLS) -> Records:
 
     Raises:
         ValueError: ``uri`` is not an artifact of a run.
-        StoreError: the store stays away.
+        StoreError: the store is unreachable.
     """
     own = place(uri)
     store = open_store(own.root)
@@ -117,7 +117,7 @@ def bring(records: Records, named: Mapping[str, Path], folder: Path) -> dict[str
     """Copy the artifacts named ``TASK/OUTPUT`` in ``named`` to ``folder``; skip those that were never made.
 
     Raises:
-        StoreError: the store stays away.
+        StoreError: the store is unreachable.
     """
     for name, source in named.items():
         if uri := records.artifacts.get(source.as_posix()):

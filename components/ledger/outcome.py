@@ -153,8 +153,8 @@ def repeated(rows: Sequence[Charge]) -> str:
     for row in rows:
         if row.step != CHAIN:  # trials of a search are first attempts of one task
             ends.setdefault(row.task, {})[row.attempt] = row.end_reason
-    told = {task: ", ".join(found.values()) for task, found in ends.items() if len(found) > 1}
-    return "; ".join(f"{in_words(task)}: {found}" for task, found in told.items())
+    several = {task: ", ".join(found.values()) for task, found in ends.items() if len(found) > 1}
+    return "; ".join(f"{in_words(task)}: {found}" for task, found in several.items())
 
 
 def sources(rows: Sequence[Charge]) -> tuple[str, str]:

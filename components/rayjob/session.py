@@ -12,7 +12,7 @@ ADDRESS = "RAY_ADDRESS"
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # else it reports to its makers
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else it warns of a change to come
-    "RAY_worker_niceness": "0",  # else 15: beside four busy processes on two cores workers got 2 % of one
+    "RAY_worker_niceness": "0",  # at 15, the default, four busy processes on two cores left 2 % of one
 }
 
 

@@ -73,7 +73,7 @@ class Lease:
 
         Raises:
             Held: the holder is alive.
-            StoreError: the store stays away.
+            StoreError: the store is unreachable.
         """
         began = time.monotonic()
         while True:
@@ -97,7 +97,7 @@ class Lease:
 
         Raises:
             Held: the lease was taken over while this process slept; it may not write any more.
-            StoreError: the store stays away.
+            StoreError: the store is unreachable.
         """
         self._write(released=False)
 

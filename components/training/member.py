@@ -25,7 +25,7 @@ from deepcuts.components.trainjob.node_task import RECEIPT, NodeTask
 
 INFRASTRUCTURE = 4
 TERMINATION = Path("/dev/termination-log")
-"""What is written there stands in the pod's status, where the task that follows reads it."""
+"""Kubernetes copies this file into the pod's status, where the launcher reads it."""
 
 
 def main(text: str) -> int:
