@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,6 +10,7 @@ from typing import Any, TypeVar
 import urllib3
 from kubernetes import client, config
 
+from deepcuts.components.core.errors import StoreError
 from deepcuts.components.core.retry import retry
 
 T = TypeVar("T")
@@ -57,11 +59,24 @@ def ask(
         try:
             return call(*words, _request_timeout=REQUEST_SECONDS, **named)
         except client.ApiException as error:
-            if error.status == missing:
+            if error.status == missing and (missing != CONFLICT or exists_already(error)):
                 return None
             raise
 
     return retry(once, FAULTS, judge, outage_seconds)
+
+
+def wait_until(gone: Callable[[], bool], seconds: float, problem: str) -> None:
+    """Wait until an object that was deleted is ``gone``.
+
+    Raises:
+        StoreError: it takes longer than ``seconds``; ``problem`` says what to look at.
+    """
+    until = time.monotonic() + seconds
+    while not gone():
+        if time.monotonic() > until:
+            raise StoreError(problem)
+        time.sleep(1)
 
 
 def exists_already(error: Exception) -> bool:

@@ -1,11 +1,11 @@
 """Cancel what a step has started on the cluster when SIGTERM ends it, so that it does not keep spending."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from deepcuts.components.core.errors import Preempted
+from deepcuts.components.core.errors import Preempted, StoreError
 from deepcuts.components.core.sigterm import handled
 
 
@@ -35,3 +35,13 @@ def undisturbed() -> Iterator[None]:
     finally:
         if came:
             signal.raise_signal(signal.SIGTERM)
+
+
+def cancelled(delete: Callable[[str], None], namespace: str, kind: str, name: str, then: str) -> str:
+    """Delete an object that is no longer followed; return a message for the user that ends with ``then``."""
+    try:
+        delete(name)
+    except (ValueError, StoreError) as fault:
+        command = f"kubectl -n {namespace} delete {kind.lower()} {name}"
+        return f"SIGTERM, and the {kind} keeps spending: {command} ({fault})"
+    return f"SIGTERM: {kind} {name} is deleted{then}"

@@ -1,6 +1,5 @@
-"""Report on calls that report nothing themselves, from a thread beside them."""
+"""Report the progress of calls that do not report it themselves, from a background thread."""
 
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -8,15 +7,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from deepcuts.components.core import files
-from deepcuts.components.core.progress import ProgressLog
-
-
-def _print(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+from deepcuts.components.core.progress import ProgressLog, tell
 
 
 @contextmanager
-def working(what: str, seconds: float = 10.0, say: Callable[[str], None] = _print) -> Iterator[None]:
+def working(what: str, seconds: float = 10.0, say: Callable[[str], None] = tell) -> Iterator[None]:
     """Say every ``seconds`` that the body still does ``what``, whose end cannot be foreseen."""
     began = time.monotonic()
     with _every(seconds, lambda: say(f"{what}, {time.monotonic() - began:.0f} s so far")):
@@ -25,7 +20,7 @@ def working(what: str, seconds: float = 10.0, say: Callable[[str], None] = _prin
 
 @contextmanager
 def filling(
-    path: Path, total: int, unit: str, seconds: float = 5.0, say: Callable[[str], None] = _print
+    path: Path, total: int, unit: str, seconds: float = 5.0, say: Callable[[str], None] = tell
 ) -> Iterator[None]:
     """Report how far ``path``, a file or folder that the body writes, is from ``total`` bytes.
 

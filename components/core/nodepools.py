@@ -102,6 +102,18 @@ class NodePools(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def by_name(self) -> dict[str, NodePool]:
         return {pool.name: pool for pool in self.pools}
 
+    def named(self, name: str, key: str = "pool") -> NodePool:
+        """Return the pool of that name, which the user gave as ``key``.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if name not in self.by_name:
+            raise ValueError(
+                f"{key} {name!r} is not among nodepools ({', '.join(self.by_name)}): add it there"
+            )
+        return self.by_name[name]
+
 
 def parse(value: object, where: str = "nodepools") -> dict[str, NodePool]:
     """Return the pools by name.

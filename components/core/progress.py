@@ -8,6 +8,11 @@ Heard = Callable[[int], None]
 """Callback for the amount newly done; negative when a retry starts over."""
 
 
+def tell(text: str) -> None:
+    """Print a line on stderr at once, for the command to show."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def unheard(count: int) -> None:
     """Ignore progress."""
 
@@ -25,7 +30,7 @@ class ProgressLog:
         unit: str,
         seconds: float = 5.0,
         now: Callable[[], float] = time.monotonic,
-        say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
+        say: Callable[[str], None] = tell,
         *,
         brief: bool = False,
     ) -> None:

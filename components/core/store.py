@@ -83,6 +83,17 @@ def open_store(url: str, outage_seconds: float = OUTAGE_SECONDS) -> Store:
     raise ValueError(f"{url!r} is not a store: {fix}")
 
 
+def open_shared(url: str, why: str) -> Store:
+    """Open a store that pods can share, which is needed because of ``why``.
+
+    Raises:
+        ValueError: it is a local folder.
+    """
+    if not url.startswith(("s3://", "minio://")):
+        raise ValueError(f"store {url!r}: {why}: give s3://bucket/prefix")
+    return open_store(url)
+
+
 class FileStore:
     """Objects as files below ``root``."""
 

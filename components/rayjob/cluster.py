@@ -1,10 +1,8 @@
 """Access RayJobs of KubeRay through the Kubernetes API."""
 
-import time
 from collections.abc import Callable
 from typing import Any
 
-import urllib3
 from kubernetes import client
 
 from deepcuts.components.core.api_server import (
@@ -13,13 +11,12 @@ from deepcuts.components.core.api_server import (
     NOT_FOUND,
     OUTAGE_SECONDS,
     REFUSED,
-    REQUEST_SECONDS,
-    exists_already,
+    ask,
     is_over_quota,
     reason,
+    wait_until,
 )
 from deepcuts.components.core.errors import StoreError
-from deepcuts.components.core.retry import retry
 
 Json = dict[str, Any]
 GROUP, VERSION, KIND = "ray.io", "v1", "rayjobs"
@@ -45,14 +42,16 @@ class RayJobs:
         Raises:
             StoreError: it takes too long.
         """
-        until = time.monotonic() + GONE_SECONDS
-        while (found := self.get(name)) and found["metadata"].get("deletionTimestamp"):
-            if time.monotonic() > until:
-                raise StoreError(
-                    f"RayJob {name} was deleted but not gone after {GONE_SECONDS:g} s: check finalizers: "
-                    f"kubectl -n {self.namespace} get rayjob {name} -o yaml"
-                )
-            time.sleep(1)
+        wait_until(
+            lambda: not self._leaving(name),
+            GONE_SECONDS,
+            f"RayJob {name} was deleted but not gone after {GONE_SECONDS:g} s: check finalizers: "
+            f"kubectl -n {self.namespace} get rayjob {name} -o yaml",
+        )
+
+    def _leaving(self, name: str) -> bool:
+        found = self.get(name)
+        return bool(found and found["metadata"].get("deletionTimestamp"))
 
     def create(self, job: Json) -> None:
         """Start a RayJob, unless one of that name exists, with which a retried step continues."""
@@ -69,17 +68,13 @@ class RayJobs:
 
     def _asked(self, call: Callable[..., Any], *words: Any, missing: int) -> Any:
         """Return the response, or None if its status is ``missing``."""
-
-        def ask() -> Any:
-            try:
-                return call(GROUP, VERSION, self.namespace, KIND, *words, _request_timeout=REQUEST_SECONDS)
-            except client.ApiException as error:
-                if error.status == missing and (missing != CONFLICT or exists_already(error)):
-                    return None
-                raise
-
-        faults = (client.ApiException, urllib3.exceptions.HTTPError)
-        return retry(ask, faults, self._judged, self._outage_seconds)
+        return ask(
+            call,
+            *(GROUP, VERSION, self.namespace, KIND, *words),
+            judge=self._judged,
+            outage_seconds=self._outage_seconds,
+            missing=missing,
+        )
 
     def _judged(self, error: Exception) -> Exception:
         status = getattr(error, "status", None)

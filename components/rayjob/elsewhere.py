@@ -14,9 +14,9 @@ from deepcuts.components.core import carry, records
 from deepcuts.components.core.attempts import FINAL, POD_RECEIPTS
 from deepcuts.components.core.cancel import sigterm
 from deepcuts.components.core.errors import Preempted, StoreError
-from deepcuts.components.core.nodepools import NodePool
+from deepcuts.components.core.executor_input import flag_of
 from deepcuts.components.core.receipts import END_REASONS, Facts, Meter, Receipt
-from deepcuts.components.core.store import Store, open_store
+from deepcuts.components.core.store import Store, open_shared, open_store
 from deepcuts.components.rayjob.settings import RayCluster
 from deepcuts.components.rayjob.work import RECEIPT, TASK, RayTask
 from deepcuts.components.tune.inputs import ONE_FILE, deposit
@@ -44,7 +44,7 @@ def run(module: str, given: Mapping[str, Any], inputs: Sequence[str], outputs: S
 
     Raises:
         ValueError, DataError: the step refused its input there, or the cluster the RayJob.
-        StoreError: the RayJob failed otherwise, or a server stays away.
+        StoreError: the RayJob failed otherwise, or a server is unreachable.
         Preempted: SIGTERM arrived; the RayJob is deleted.
     """
     from deepcuts.components.core.api_server import connect  # imports the API's client, as does the next
@@ -53,15 +53,18 @@ def run(module: str, given: Mapping[str, Any], inputs: Sequence[str], outputs: S
     from deepcuts.components.rayjob.job import rayjob
 
     cluster, version = given["ray"], importlib.metadata.version("ray")
-    pool, objects = placed(given["nodepools"].by_name, cluster.pool), shared_store(given["store"])
+    pool, objects = (
+        given["nodepools"].named(cluster.pool, "ray.pool"),
+        open_shared(given["store"], "a RayJob runs in other pods"),
+    )
     task = RayTask(
         module=module,
         store=given["store"],
-        inputs={_flag(name): deposit(objects, given[name]) for name in inputs},
+        inputs={flag_of(name): deposit(objects, given[name]) for name in inputs},
         values={
-            _flag(n): _text(v) for n, v in given.items() if n not in (*inputs, *outputs) and v is not None
+            flag_of(n): _text(v) for n, v in given.items() if n not in (*inputs, *outputs) and v is not None
         },
-        outputs=[_flag(name) for name in outputs if given[name] is not None],
+        outputs=[flag_of(name) for name in outputs if given[name] is not None],
     )
     identity = hashlib.sha256(
         msgspec.json.encode([task, cluster, pool.name, given["ray_image"]], order="deterministic")
@@ -79,7 +82,7 @@ def run(module: str, given: Mapping[str, Any], inputs: Sequence[str], outputs: S
             raise
         _charge(objects, folder, task, cluster, began.started_at, end.seconds, end.uid)
         jobs.delete(name)  # a retry would take one that has failed for its own
-        _judge(objects, folder, name, end.message, {_flag(one): given[one] for one in inputs})
+        _judge(objects, folder, name, end.message, {flag_of(one): given[one] for one in inputs})
     receipt = _receipt(objects, folder)
     if not objects.list(f"{folder}/charged/"):  # the pod that followed it was lost at its end
         _charge(objects, folder, task, cluster, receipt.started_at, receipt.wall_seconds)
@@ -87,32 +90,6 @@ def run(module: str, given: Mapping[str, Any], inputs: Sequence[str], outputs: S
         word = output.removeprefix("--")
         carry.get(objects.uri(f"{folder}/outputs/{word}"), given[word.replace("-", "_")])
     return receipt.facts | {"rayjob": name}
-
-
-def placed(pools: Mapping[str, NodePool], name: str) -> NodePool:
-    """Return the pool of head and workers.
-
-    Raises:
-        ValueError: there is none of that name.
-    """
-    if name not in pools:
-        raise ValueError(f"ray.pool {name!r} is not among nodepools ({', '.join(pools)}): add it there")
-    return pools[name]
-
-
-def shared_store(uri: str) -> Store:
-    """Open a store that pods can share.
-
-    Raises:
-        ValueError: it is a local folder.
-    """
-    if not uri.startswith(("s3://", "minio://")):
-        raise ValueError(f"store {uri!r}: a RayJob runs in other pods: give s3://bucket/prefix")
-    return open_store(uri)
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def _text(value: object) -> str:

@@ -1,13 +1,14 @@
 """Start a RayJob and wait for its end, with a line for every change."""
 
 import datetime
-import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from deepcuts.components.core import cancel
 from deepcuts.components.core.cancel import undisturbed
-from deepcuts.components.core.errors import DataError, Preempted, StoreError
+from deepcuts.components.core.errors import DataError, Preempted
+from deepcuts.components.core.progress import tell
 from deepcuts.components.rayjob.cluster import RayJobs
 
 Json = dict[str, Any]
@@ -30,7 +31,7 @@ class RayJobEnd(NamedTuple):
 def follow(
     jobs: RayJobs,
     job: Json,
-    say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
+    say: Callable[[str], None] = tell,
 ) -> RayJobEnd:
     """Create ``job`` unless it exists, and return when it has ended.
 
@@ -53,12 +54,8 @@ def follow(
 
 def cancelled(jobs: RayJobs, name: str) -> str:
     """Delete a RayJob that is no longer followed; return a message for the user."""
-    try:
-        jobs.delete(name)
-    except (ValueError, StoreError) as fault:
-        command = f"kubectl -n {jobs.namespace} delete rayjob {name}"
-        return f"SIGTERM, and the RayJob keeps spending: {command} ({fault})"
-    return f"SIGTERM: RayJob {name} is deleted with its pods: the same command starts it again"
+    then = " with its pods: the same command starts it again"
+    return cancel.cancelled(jobs.delete, jobs.namespace, "RayJob", name, then)
 
 
 def _followed(jobs: RayJobs, name: str, say: Callable[[str], None]) -> RayJobEnd:

@@ -1,7 +1,6 @@
 """The training loop for fine-tuning, distillation, healing and trials."""
 
 import math
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -13,6 +12,7 @@ from torch import nn
 
 from deepcuts.components.core import sigterm
 from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.progress import tell
 from deepcuts.components.core.recipe import SHARDED, Recipe
 from deepcuts.components.training import (
     activation_checkpointing,
@@ -77,7 +77,7 @@ def train(
     accelerator: Accelerator,
     checkpoints: Checkpoints,
     ends_here: Callable[[TrainingProgress], bool] = lambda progress: False,
-    say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
+    say: Callable[[str], None] = tell,
     out_of_time: Callable[[float], bool] = lambda seconds: False,
     evaluate: Callable[[], float] | None = None,
 ) -> TrainingOutcome:

@@ -1,6 +1,5 @@
 """Access TrainJobs, their pods and their nodes through the Kubernetes API."""
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +17,7 @@ from deepcuts.components.core.api_server import (
     ask,
     is_over_quota,
     reason,
+    wait_until,
 )
 from deepcuts.components.core.errors import StoreError
 from deepcuts.components.trainjob.job import CONTAINER, GROUP, VERSION, Json
@@ -51,14 +51,12 @@ class Trainer:
         Raises:
             StoreError: it takes too long.
         """
-        until = time.monotonic() + GONE_SECONDS
-        while self._leaving(name):
-            if time.monotonic() > until:
-                raise StoreError(
-                    f"TrainJob {name} was deleted but its pods are not gone after {GONE_SECONDS:g} s: "
-                    f"kubectl -n {self.namespace} get trainjob,pod -l {JOBSET}={name}"
-                )
-            time.sleep(1)
+        wait_until(
+            lambda: not self._leaving(name),
+            GONE_SECONDS,
+            f"TrainJob {name} was deleted but its pods are not gone after {GONE_SECONDS:g} s: "
+            f"kubectl -n {self.namespace} get trainjob,pod -l {JOBSET}={name}",
+        )
 
     def _leaving(self, name: str) -> bool:
         found = self.job(name)

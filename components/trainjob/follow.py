@@ -1,12 +1,12 @@
 """Follow a TrainJob to its end: its state and log, the nodes it runs on, and why it ended."""
 
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from deepcuts.components.core.errors import DataError, GateRefused, Preempted, StoreError
+from deepcuts.components.core.progress import tell
 from deepcuts.components.trainjob.cluster import INDEX, Trainer
 from deepcuts.components.trainjob.job import Json
 
@@ -27,13 +27,8 @@ FAILURES: dict[int, type[Exception]] = {
 a node that failed ends with 4, having lost the connection. A pod killed for its memory has 137."""
 
 
-def shown(text: str) -> None:
-    """Print a line."""
-    print(text, file=sys.stderr, flush=True)
-
-
 def followed(
-    trainer: Trainer, name: str, placed: Callable[[Any, Mapping[str, str]], None], say: Say = shown
+    trainer: Trainer, name: str, placed: Callable[[Any, Mapping[str, str]], None], say: Say = tell
 ) -> Exception | None:
     """Return when the TrainJob has ended, however long it takes: None, or the error with which it failed.
 
@@ -41,7 +36,7 @@ def followed(
 
     Raises:
         DataError: it was deleted meanwhile.
-        StoreError: the API server stays away; the TrainJob goes on.
+        StoreError: the API server is unreachable; the TrainJob keeps running.
     """
     began, said, known, log = time.monotonic(), "", set[str](), LogTail(trainer, say)
     while True:
@@ -123,7 +118,7 @@ def _said(pod: Any, end: Any) -> str:
 
 
 class LogTail:
-    """Shows new lines of the log of the first node, and goes on with the pod that replaces it."""
+    """Prints new log lines of the first node, and then of any pod that replaces it."""
 
     def __init__(self, trainer: Trainer, say: Say) -> None:
         self._trainer, self._say = trainer, say

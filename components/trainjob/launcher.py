@@ -12,12 +12,13 @@ from typing import Any
 
 import msgspec
 
-from deepcuts.components.core import carry, executor_input, files
+from deepcuts.components.core import cancel, carry, executor_input, files
 from deepcuts.components.core.api_server import connect
 from deepcuts.components.core.attempts import NODE, UNREACHABLE
 from deepcuts.components.core.cancel import sigterm, undisturbed
 from deepcuts.components.core.cli import StepFunction
 from deepcuts.components.core.errors import Preempted, StoreError
+from deepcuts.components.core.progress import tell
 from deepcuts.components.core.receipts import Facts, Receipt
 from deepcuts.components.core.spread import Spread
 from deepcuts.components.core.store import Store, open_store
@@ -62,7 +63,7 @@ def run_to_end(trainer: Trainer, spread: Spread, task: NodeTask, store: Store) -
             made = trainjob(name, trainer.own_image(), spread, task)
             with undisturbed():
                 trainer.create(made)
-        follow.shown(f"kubectl -n {trainer.namespace} get trainjob {name}")
+        tell(f"kubectl -n {trainer.namespace} get trainjob {name}")
         failed = follow.followed(trainer, name, functools.partial(remember, store, task))
     except Preempted as error:
         raise Preempted(cancelled(trainer, name)) from error
@@ -77,12 +78,8 @@ def run_to_end(trainer: Trainer, spread: Spread, task: NodeTask, store: Store) -
 
 def cancelled(trainer: Trainer, name: str) -> str:
     """Delete a TrainJob that is no longer followed; return a message for the user."""
-    try:
-        trainer.delete(name)
-    except (ValueError, StoreError) as fault:
-        command = f"kubectl -n {trainer.namespace} delete trainjob {name}"
-        return f"SIGTERM, and the TrainJob keeps spending: {command} ({fault})"
-    return f"SIGTERM: TrainJob {name} is deleted: the same command resumes from its checkpoints"
+    then = ": the same command resumes from its checkpoints"
+    return cancel.cancelled(trainer.delete, trainer.namespace, "TrainJob", name, then)
 
 
 def remember(store: Store, task: NodeTask, pod: Any, labels: Mapping[str, str]) -> None:
@@ -94,7 +91,7 @@ def remember(store: Store, task: NodeTask, pod: Any, labels: Mapping[str, str]) 
     try:
         store.put_bytes(key, msgspec.json.encode(labels))
     except UNREACHABLE as error:  # then it is billed on the pool that it was sent to
-        follow.shown(f"labels of {pod.spec.node_name} not recorded: {error}")
+        tell(f"labels of {pod.spec.node_name} not recorded: {error}")
 
 
 def collected(store: Store, task: NodeTask, executor: Mapping[str, Any]) -> Facts:

@@ -1,6 +1,5 @@
 """Access Experiments, Trials and Suggestions of Katib through the Kubernetes API."""
 
-import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -15,6 +14,7 @@ from deepcuts.components.core.api_server import (
     REFUSED,
     ask,
     reason,
+    wait_until,
 )
 from deepcuts.components.core.errors import StoreError
 
@@ -46,14 +46,12 @@ class Katib:
         Raises:
             StoreError: it takes too long.
         """
-        until = time.monotonic() + GONE_SECONDS
-        while self._leaving(name):
-            if time.monotonic() > until:
-                raise StoreError(
-                    f"Experiment {name} was deleted but not gone after {GONE_SECONDS:g} s: check finalizers: "
-                    f"kubectl -n {self.namespace} get experiment,trial -o yaml"
-                )
-            time.sleep(1)
+        wait_until(
+            lambda: not self._leaving(name),
+            GONE_SECONDS,
+            f"Experiment {name} was deleted but not gone after {GONE_SECONDS:g} s: check finalizers: "
+            f"kubectl -n {self.namespace} get experiment,trial -o yaml",
+        )
 
     def _leaving(self, name: str) -> bool:
         found = self.experiment(name)

@@ -1,15 +1,16 @@
 """Start an Experiment and wait for its end, with a line for every change."""
 
-import sys
 import time
 from collections.abc import Callable
 
 import msgspec
 from kubeflow_katib_api.models import V1beta1Experiment
 
+from deepcuts.components.core import cancel
 from deepcuts.components.core.cancel import undisturbed
-from deepcuts.components.core.errors import DataError, Preempted, StoreError
+from deepcuts.components.core.errors import DataError, Preempted
 from deepcuts.components.core.nodepools import NodePool
+from deepcuts.components.core.progress import tell
 from deepcuts.components.tune.asha import Search
 from deepcuts.components.tune.space import Space
 from deepcuts.components.tune.task import Attempt
@@ -40,7 +41,7 @@ def follow(
     space: Space,
     search: Search,
     pool: NodePool,
-    say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
+    say: Callable[[str], None] = tell,
 ) -> SearchOutcome:
     """Create ``experiment`` unless it exists, and return when it has ended.
 
@@ -67,15 +68,8 @@ def cancelled(katib: Katib, name: str) -> str:
     Katib 0.19 cannot suspend one: ``parallelTrialCount`` must be above 0, ``maxTrialCount`` above the number
     of trials. The trials' checkpoints are in the store.
     """
-    try:
-        katib.delete(name)
-    except (ValueError, StoreError) as fault:
-        command = f"kubectl -n {katib.namespace} delete experiment {name}"
-        return f"SIGTERM, and the Experiment keeps spending: {command} ({fault})"
-    return (
-        f"SIGTERM: Experiment {name} is deleted with its trials: the same command starts it again, "
-        "resuming from their checkpoints"
-    )
+    then = " with its trials: the same command starts it again, resuming from their checkpoints"
+    return cancel.cancelled(katib.delete, katib.namespace, "Experiment", name, then)
 
 
 def _followed(

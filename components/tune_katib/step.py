@@ -13,7 +13,7 @@ from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.nodepools import NodePool, NodePools
 from deepcuts.components.core.receipts import Facts
 from deepcuts.components.core.recipe import Recipe
-from deepcuts.components.core.store import Store, open_store
+from deepcuts.components.core.store import Store, open_shared
 from deepcuts.components.tune import report
 from deepcuts.components.tune.asha import Search
 from deepcuts.components.tune.checks import check, planned
@@ -71,9 +71,9 @@ def tune_katib(
     search = algorithms.narrowed(
         planned(min_tokens, max_tokens, eta, brackets, configurations), algorithm, space
     )
-    node = placed(nodepools, pool)
+    node = nodepools.named(pool)
     trial_job = job(node, trial_image, TRIAL, cpu, memory, max_hours)
-    objects, where = shared_store(store), connect(namespace)
+    objects, where = open_shared(store, "trials run in separate pods"), connect(namespace)
     digests = [files.digest(path) for path in (base, train, valid)]
     identity = search_id(digests, recipe, space, algorithm, search, seed, where)
     outcome = ended(objects, identity)
@@ -136,36 +136,12 @@ def run_to_end(
     return outcome
 
 
-def shared_store(uri: str) -> Store:
-    """Open a store that pods can share.
-
-    Raises:
-        ValueError: it is a local folder.
-    """
-    if not uri.startswith(("s3://", "minio://")):
-        raise ValueError(f"store {uri!r}: trials run in separate pods: give s3://bucket/prefix")
-    return open_store(uri)
-
-
 def write_receipts(folder: Path, outcome: SearchOutcome) -> None:
     """Write one receipt per pod of a trial, including failed ones."""
     with files.staged(folder) as staging:
         staging.mkdir()
         for receipt in progress.charged(outcome.attempts):
             cli.write_json(staging / f"{receipt.attempt:06d}.json", receipt)
-
-
-def placed(nodepools: NodePools, name: str) -> NodePool:
-    """Return the pool of that name.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if name not in nodepools.by_name:
-        raise ValueError(
-            f"pool {name!r} is not among nodepools ({', '.join(nodepools.by_name)}): add it there"
-        )
-    return nodepools.by_name[name]
 
 
 def ended(store: Store, identity: str) -> SearchOutcome | None:

@@ -66,7 +66,7 @@ def arguments(pipeline: spec_types.Pipeline, values: Mapping[str, Any], scratch:
     leaves = dict(pipeline_spec.leaves(pipeline))
     leaf = next((leaf for leaf in leaves.values() if "plan" in folders(leaf)), None)
     flags = _flags(leaf) if leaf else {}
-    expected = {f"--{name.replace('_', '-')}" for name in inspect.signature(plan_step.plan).parameters}
+    expected = set(map(executor_input.flag_of, inspect.signature(plan_step.plan).parameters))
     if leaf is None or flags.keys() != expected:
         raise ValueError("this file was compiled by another version: run deepcuts compile again")
     bases = {

@@ -47,7 +47,7 @@ class KatibServer:
             case "POST", ["experiments"]:
                 name = body["metadata"]["name"]
                 if name in self.experiments:
-                    return 409, {"message": "already exists"}
+                    return 409, {"reason": "AlreadyExists", "message": f"{name} already exists"}
                 self.made.append(body)
                 self.experiments[name] = body | {"status": {"conditions": [_holds("Created")]}}
                 return 201, body
