@@ -1,6 +1,7 @@
 """Run a study, every trial as a ``deepcuts run``, and read cost and scores from its records."""
 
 import asyncio
+import functools
 import json
 import os
 import sys
@@ -9,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deepcuts.components.core import scorecards, step_facts, verdicts
+from deepcuts.components.core import files, scorecards, step_facts, verdicts
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.orphans import end_with_parent
 from deepcuts.components.core.step_facts import TrainingFacts
@@ -17,7 +18,8 @@ from deepcuts.components.ledger import charges, studied
 from deepcuts.components.ledger.charges import Charge
 from deepcuts.pipelines.run_file import settings
 from deepcuts.pipelines.runner import run_record, spec_types
-from deepcuts.pipelines.studies import study_spec
+from deepcuts.pipelines.studies import kept_results, study_spec
+from deepcuts.pipelines.studies.kept_results import KeptResult
 from deepcuts.pipelines.studies.savings import RunCost, TrialResult
 from deepcuts.pipelines.studies.study_spec import Study, StudyTrial
 
@@ -45,7 +47,8 @@ def check(
 def run(study: Study, given: Mapping[str, Any], folder: Path, parallel: int, say: Say) -> list[TrialResult]:
     """Run unfinished trials, ``parallel`` at a time; return the results of all successful ones.
 
-    A failed trial is reported and left out: the others continue, and running again retries it.
+    A failed trial is reported and left out: the others continue, and running again retries it. Results are
+    kept in ``results.jsonl``, and then a trial's own store, a gigabyte of checkpoints on SmolLM2-135M, goes.
     """
     return asyncio.run(_run(study, given, folder, parallel, say))
 
@@ -54,6 +57,9 @@ async def _run(
     study: Study, given: Mapping[str, Any], folder: Path, parallel: int, say: Say
 ) -> list[TrialResult]:
     todo = list(study_spec.trials(study))
+    kept = kept_results.read(folder / kept_results.FILE)
+    known = {(line.result.trial, line.inputs): line.result for line in kept}
+    content_of = functools.cache(kept_results.content_of)  # all trials have one base
     results: list[TrialResult] = []
     slots, began, spent = asyncio.Semaphore(parallel), time.monotonic(), 0
 
@@ -61,18 +67,24 @@ async def _run(
         nonlocal spent
         async with slots:
             arguments = arguments_of(study, trial, given, folder)
-            if not done(folder, trial, arguments):
-                code = await _deepcuts(study, trial, arguments, folder)
-                spent += 1
-                if code:
-                    say(f"{trial.folder}: exit code {code}, see {folder / trial.folder}.log")
-                    return
-        results.append(read(study, trial, folder))
+            inputs = kept_results.inputs_of(arguments, content_of)
+            result = known.get((trial, inputs))
+            if not result:
+                if not done(folder, trial, arguments):
+                    code = await _deepcuts(study, trial, arguments, folder)
+                    spent += 1
+                    if code:
+                        say(f"{trial.folder}: exit code {code}, see {folder / trial.folder}.log")
+                        return
+                result = read(study, trial, folder)
+                kept.append(KeptResult(inputs, result))
+                kept_results.write(folder / kept_results.FILE, kept)
+                files.remove(folder / trial.folder / "store")
+        results.append(result)
         left = (time.monotonic() - began) / max(1, spent) * (len(todo) - len(results))
-        last = results[-1]
         say(
-            f"{len(results)} of {len(todo)}  {trial.folder}  {last.loss:.3f} nats  "
-            f"{last.cost.cpu_seconds:.0f} CPU-s  {left / 60:.0f} min left"
+            f"{len(results)} of {len(todo)}  {trial.folder}  {result.loss:.3f} nats  "
+            f"{result.cost.cpu_seconds:.0f} CPU-s  {left / 60:.0f} min left"
         )
 
     await asyncio.gather(*(one(trial) for trial in todo))

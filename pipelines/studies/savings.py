@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import msgspec
 
@@ -30,7 +29,7 @@ class RunCost(msgspec.Struct, frozen=True):
     """The steps' verdicts on their cuts."""
 
 
-class TrialResult(NamedTuple):
+class TrialResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     trial: StudyTrial
     loss: float
     scores: Sequence[Score]

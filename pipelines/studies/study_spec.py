@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -85,7 +85,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         return self.arm(name).judged or self.judged
 
 
-class StudyTrial(NamedTuple):
+class StudyTrial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One run of a study."""
 
     arm: str

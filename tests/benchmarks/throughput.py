@@ -74,9 +74,17 @@ def theirs(
     device: str,
 ) -> dict[str, float]:
     """One run of the peer over as many examples as ``ours`` takes."""
+    trainer, took = trained_by(peer, base, data, recipe, device)
+    return measured(int(trainer.state.num_input_tokens_seen), took, trainer.model, test)
+
+
+def trained_by(
+    peer: str, base: Path, data: Sequence[Rendered], recipe: Recipe, device: str, **more: Any
+) -> tuple[Trainer, np.ndarray]:
+    """Train by the peer, with ``more`` of its arguments; returns it and the seconds (``clocks``)."""
     network, tokenizer = models.load_base(base)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    adapted = adapters.adapt(network, recipe, torch.device(device))
+    model = adapters.adapt(network, recipe, torch.device(device))
     rows = [
         {
             "input_ids": rendered.ids,
@@ -86,14 +94,14 @@ def theirs(
         for rendered in data
     ]
     with tempfile.TemporaryDirectory() as scratch:
-        common = settings(data, recipe, device) | {"output_dir": scratch}
-        common["learning_rate"] = rate(recipe, adapted)
+        common = settings(data, recipe, device) | {"output_dir": scratch} | more
+        common["learning_rate"] = rate(recipe, model)
         if peer == "trl":
             from datasets import Dataset
             from trl import SFTConfig, SFTTrainer
 
             trainer = SFTTrainer(
-                model=adapted,
+                model=model,
                 args=SFTConfig(**common, max_length=None, gradient_checkpointing=False),
                 train_dataset=Dataset.from_list(
                     [{k: row[k] for k in ("input_ids", "labels")} for row in rows]
@@ -102,15 +110,14 @@ def theirs(
             )
         else:
             trainer = Trainer(
-                model=adapted,
+                model=model,
                 args=TrainingArguments(**common),
                 train_dataset=rows,
                 data_collator=DataCollatorForSeq2Seq(tokenizer),
             )
         began = clocks(device)
         trainer.train()
-        took = clocks(device) - began
-    return measured(int(trainer.state.num_input_tokens_seen), took, adapted, test)
+        return trainer, clocks(device) - began
 
 
 def settings(data: Sequence[Rendered], recipe: Recipe, device: str) -> dict[str, Any]:

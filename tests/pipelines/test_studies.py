@@ -1,6 +1,8 @@
 """Studies: their files, the runs they ask for, and what is made of the results."""
 
 import html
+import shutil
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -162,7 +164,7 @@ def test_predicted_product_takes_a_cut_that_never_pays_as_one():
 
 
 def test_predicted_product_leaves_out_a_cut_that_costs_more():
-    dear = [r._replace(cost=cost(1000)) if r.trial.arm == "good" else r for r in RESULTS]
+    dear = [msgspec.structs.replace(r, cost=cost(1000)) if r.trial.arm == "good" else r for r in RESULTS]
     assert savings.find(STUDY, dear, []).predicted_ratio == pytest.approx(1.0)
 
 
@@ -175,7 +177,8 @@ def test_a_joint_arm_that_never_reaches_the_quality_has_no_ratio():
 
 def test_what_a_study_found_is_left_for_the_runs_that_train_as_its_arms_did(tmp_path):
     made = [
-        r._replace(
+        msgspec.structs.replace(
+            r,
             trainings=[{"training_id": f"{r.trial.arm}-{r.trial.budget_tokens}-{r.trial.seed}"}],
             ended_at=f"2026-11-2{r.trial.seed}T10:00:00+00:00",
             cost=cost(r.cost.train_cpu_seconds + 10 * r.trial.seed * (r.trial.arm == "good")),
@@ -211,7 +214,7 @@ def test_rows_compare_with_the_named_arm_and_refusals_are_listed():
 def test_what_steps_said_stands_once_with_its_arms_and_apart_from_refusals():
     told = {"compile": "off: not tried", "candidate": "passed on", "checkpointing": "off"}
     talking = [
-        r._replace(cost=msgspec.structs.replace(r.cost, verdicts=told))
+        msgspec.structs.replace(r, cost=msgspec.structs.replace(r.cost, verdicts=told))
         for r in RESULTS
         if r.trial.arm in ("plain", "good")
     ]
@@ -304,6 +307,31 @@ def test_ablate_leaves_what_it_found_in_the_store_of_runs(tmp_path, monkeypatch,
     (found,) = studied.savings(studied.read((tmp_path / "runs/store").as_uri()), rows)
     assert found.saves and found.what.startswith("took 0.50 of the training CPU time (0.50 to 0.50 by seed)")
     assert "study mini of 2026-11-30, 2 seeds, arm packed, 4,096 tokens" in found.what
+
+
+def test_a_file_of_results_is_all_that_another_machine_needs_to_go_on(tmp_path, monkeypatch):
+    (tmp_path / "mini.yaml").write_text(MINI)
+    study, found = study_spec.read(tmp_path / "mini.yaml"), []
+    for machine in ("first", "second"):
+        (tmp_path / machine).mkdir()
+        (tmp_path / machine / "t.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+        given = {"data_uri": (tmp_path / machine / "t.jsonl").as_uri()}
+        place = tmp_path / machine / "runs/mini"
+        if machine == "first":
+            for trial in study_spec.trials(study):
+                ran(trial, study, given, place)
+                (place / trial.folder / "store/trainings").mkdir(parents=True)
+        else:
+            place.mkdir(parents=True)
+            shutil.copy(tmp_path / "first/runs/mini/results.jsonl", place)
+        found.append(ablation.run(study, given, place, parallel=1, say=lambda _: None))
+    assert found[0] == found[1] and len(found[0]) == 4
+    assert not list((tmp_path / "first").rglob("store"))  # a gigabyte of checkpoints each
+    assert not list((tmp_path / "second").rglob("run.json"))  # nothing was run again
+
+    (tmp_path / "second/t.jsonl").write_text('{"prompt": "a", "completion": "other data"}\n')
+    monkeypatch.setattr(sys, "executable", "/bin/false")  # no trial may succeed
+    assert ablation.run(study, given, place, parallel=1, say=lambda _: None) == []
 
 
 @pytest.mark.slow  # minutes: every arm is a whole pipeline

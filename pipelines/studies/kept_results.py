@@ -1,0 +1,57 @@
+"""Keep the results of a study's trials in one file; with a copy of it another machine goes on."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from deepcuts.components.core import files
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.strict import MALFORMED
+from deepcuts.pipelines.studies.savings import TrialResult
+
+FILE = "results.jsonl"
+
+
+class KeptResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    inputs: str
+    """``inputs_of`` the trial: the same name with another rate, model or data is another trial."""
+    result: TrialResult
+
+
+def read(path: Path) -> list[KeptResult]:
+    """Read what was kept; nothing if there is no file.
+
+    Raises:
+        DataError: it holds something else.
+    """
+    if not path.exists():
+        return []
+    try:
+        return msgspec.json.Decoder(KeptResult).decode_lines(path.read_bytes())
+    except MALFORMED as error:
+        raise DataError(f"{path} holds no results of a study ({error}): restore it, or remove it") from error
+
+
+def write(path: Path, kept: list[KeptResult]) -> None:
+    """Write all results, one a line; a crash leaves the file before or after."""
+    with files.staged(path) as place:
+        place.write_bytes(msgspec.json.Encoder().encode_lines(kept))
+
+
+def inputs_of(arguments: Mapping[str, Any], content_of: Callable[[str], str]) -> str:
+    """Identify a trial by its arguments (SHA-256), local files by ``content_of`` their URI, not by place."""
+    told = {
+        name: content_of(value) if name.endswith("_uri") and f"{value}".startswith("file://") else value
+        for name, value in arguments.items()
+        if name != "store_uri"
+    }
+    return hashlib.sha256(msgspec.json.encode(told, order="deterministic")).hexdigest()
+
+
+def content_of(uri: str) -> str:
+    """Return the digest of a file or folder by its ``file://`` URI; takes half a second a gigabyte."""
+    return files.digest(Path(unquote(urlsplit(uri).path)))
