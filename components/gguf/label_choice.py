@@ -5,12 +5,12 @@ begin with is sequence 0, each prompt continues it as a sequence of its own, and
 continues a copy of the one before it. A copied sequence costs no cells.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from deepcuts.components.core.progress import Heard, unheard
 from deepcuts.components.gguf.engine import LlamaCpp, logsumexp
-from deepcuts.components.training.label_choice import LabelTokens, Question
+from deepcuts.components.training.label_choice import LabelTokens, Question, together
 from deepcuts.components.training.label_search import ROUND_TOKENS, LabelSearch, common_prefix, decide
 
 PROMPT_TOKENS = 512
@@ -48,7 +48,7 @@ def choose(
         return [], LabelTokens()
     shared = common_prefix([question.prompt for question in asked])
     room = SMALL_ROOM if engine.stateful else ROOM
-    batches = list(_together(asked, shared, room.prompts))
+    batches = list(together(asked, shared, PROMPT_TOKENS, room.prompts))
     prompts = max(sum(len(one.prompt) - shared for one in some) for some in batches)
     longest = max(len(tail) for question in asked for tail in question.tails)
     context = engine.open(shared + prompts + room.sequences * longest, room.sequences, PROMPT_TOKENS)
@@ -63,17 +63,6 @@ def choose(
         for sequence in range(1, room.sequences):
             context.memory_seq_rm(sequence, -1, -1)
     return found, LabelTokens(computed, sum(question.tokens for question in asked))
-
-
-def _together(asked: Sequence[Question], shared: int, prompts: int) -> Iterator[list[Question]]:
-    some: list[Question] = []
-    for question in asked:
-        tokens = sum(len(one.prompt) - shared for one in [*some, question])
-        if some and (len(some) == prompts or tokens > PROMPT_TOKENS):
-            yield some
-            some = []
-        some.append(question)
-    yield some
 
 
 class LabelBatch:

@@ -79,7 +79,7 @@ def choose(
     with torch.inference_mode():
         if asked and supports_trees(model, asked):
             row = TokenRow(model, asked[0].prompt[: common_prefix([one.prompt for one in asked])])
-            for some in together(asked, len(row.prefix)):
+            for some in together(asked, len(row.prefix), PASS_TOKENS):
                 found += [label for label, _ in likeliest(row, some)]
                 chose(len(some))
             return found, LabelTokens(row.computed, one_by_one)
@@ -92,14 +92,19 @@ def choose(
     return found, LabelTokens(computed, one_by_one)
 
 
-def together(asked: Sequence[Question], shared: int) -> Iterator[list[Question]]:
-    """Yield consecutive questions whose prompts fit into a pass without what all ``shared``, or one alone."""
+def together(
+    asked: Sequence[Question], shared: int, most_tokens: int, most: int | None = None
+) -> Iterator[list[Question]]:
+    """Yield at most ``most`` questions in a row, of ``most_tokens`` without what all ``shared``, or one."""
     some: list[Question] = []
+    tokens = 0
     for question in asked:
-        if some and sum(len(one.prompt) - shared for one in [*some, question]) > PASS_TOKENS:
+        own = len(question.prompt) - shared
+        if some and (tokens + own > most_tokens or len(some) == most):
             yield some
-            some = []
+            some, tokens = [], 0
         some.append(question)
+        tokens += own
     if some:
         yield some
 

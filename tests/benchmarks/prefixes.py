@@ -10,7 +10,6 @@ norm and the relative difference of the whole gradient.
 """
 
 import argparse
-import csv
 import json
 import time
 from itertools import product
@@ -26,6 +25,7 @@ from deepcuts.components.training.batches import OptimizerStep
 from deepcuts.components.training.forward_backward import ForwardBackward
 from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.render import Rendered
+from tests.benchmarks import banking77
 from tests.conftest import SHARED
 
 
@@ -35,11 +35,7 @@ def conversations(name: str, count: int) -> list[Example]:
         lines = (SHARED / "gsm8k/train.jsonl").read_text().splitlines()[:count]
         pairs = [(row["question"], row["answer"]) for row in map(json.loads, lines)]
     else:
-        labels = json.loads((SHARED / "banking77/categories.json").read_text())
-        listed = f"Which of these does the customer ask about: {', '.join(labels)}?\n"
-        asked = listed if name == "listed" else ""
-        with (SHARED / "banking77/train.csv").open(newline="") as file:
-            rows = list(csv.DictReader(file))
+        asked, rows = banking77.instruction() if name == "listed" else "", banking77.read("train")
         chosen = rows[:: len(rows) // count][:count]  # the file is sorted by label
         pairs = [(asked + row["text"], row["category"]) for row in chosen]
     return [

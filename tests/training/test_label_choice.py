@@ -65,7 +65,7 @@ def test_the_output_layer_sees_only_what_is_read_and_a_common_beginning_is_compu
         row = TokenRow(model, prompts[0][:11])
         found = [
             label
-            for some in label_choice.together(asked, 11)
+            for some in label_choice.together(asked, 11, passes)
             for label in label_choice.likeliest(row, some, 3)
         ]
     assert (
