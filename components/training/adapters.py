@@ -19,6 +19,7 @@ from deepcuts.components.training.blocks import (
     language_blocks,
     read_past,
 )
+from deepcuts.components.training.lora_linear import LoraLinear
 from deepcuts.components.training.models import is_tied, resolve_precision, trainable
 
 ROUTERS = {"gate", "router", "shared_expert_gate", "wg"}
@@ -64,6 +65,8 @@ def adapt(model: PreTrainedModel, recipe: Recipe, device: torch.device) -> PreTr
         fan_in_fan_out=model.config.model_type == "gpt2",  # its Conv1D stores weights transposed
         task_type="CAUSAL_LM",
     )
+    if device.type == "cpu":  # never measured elsewhere
+        config._register_custom_module({nn.Linear: LoraLinear})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft warns about tied weights; ensure_weight_tying handles them
         adapted = get_peft_model(model, config)

@@ -127,7 +127,7 @@ class PeerStudy:
                 labels=self._data["labels"],
                 scorecard=place / "card",
                 store=(place / "store").as_uri(),
-                measures=self.study.set["measures"],
+                measures=self.study.set.get("measures", []),
                 max_examples=self.study.set["max_examples"],
                 max_new_tokens=1,
                 seed=0,  # as the study's judge draws them
