@@ -12,8 +12,9 @@ LORA = (5e-4, 2000, 0.781)
 ``hyperparam_utils.get_lr`` for Llama models, after Schulman, "LoRA Without Regret" (2025)."""
 FULL = (3e-4, 576, 1.25)
 """The same for full fine-tuning: 3e-4 at SmolLM2's width, 2.6e-5 at 4,096 (7B models; docs/results.md)."""
-MAX_FULL = 1e-3
-"""Highest rate tiny models tolerated; below width 220 (never measured) the power law would give more."""
+MAX_FULL = 4e-3
+"""The best of 5e-4 to 8e-3 at width 64 after 100,000 tokens; 1e-3 was 0.34 nats behind (docs/results.md).
+Below width 73 the power law would give more."""
 
 
 def peak(loss: nn.Module, recipe: Recipe) -> float:

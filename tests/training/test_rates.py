@@ -13,7 +13,8 @@ from tests.training import tiny
         ("lora", 4096, 2.9e-4),
         ("full", 576, 3e-4),
         ("full", 4096, 2.6e-5),
-        ("full", 64, 1e-3),
+        ("full", 128, 2e-3),
+        ("full", 64, 4e-3),
     ],
 )
 def test_rate_falls_with_the_width_and_an_adapter_has_more(method, width, rate):
