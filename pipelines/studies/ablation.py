@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from deepcuts.components.core import files, scorecards, step_facts, verdicts
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.orphans import end_with_parent
@@ -58,7 +60,7 @@ async def _run(
 ) -> list[TrialResult]:
     todo = list(study_spec.trials(study))
     kept = kept_results.read(folder / kept_results.FILE)
-    known = {(line.result.trial, line.inputs): line.result for line in kept}
+    known = {line.inputs: line.result for line in kept}
     content_of = functools.cache(kept_results.content_of)  # all trials have one base
     results: list[TrialResult] = []
     slots, began, spent = asyncio.Semaphore(parallel), time.monotonic(), 0
@@ -68,8 +70,9 @@ async def _run(
         async with slots:
             arguments = arguments_of(study, trial, given, folder)
             inputs = kept_results.inputs_of(arguments, content_of)
-            result = known.get((trial, inputs))
-            if not result:
+            if found := known.get(inputs):
+                result = msgspec.structs.replace(found, trial=trial)  # an arm may have another name now
+            else:
                 if not done(folder, trial, arguments):
                     code = await _deepcuts(study, trial, arguments, folder)
                     spent += 1

@@ -18,7 +18,7 @@ FILE = "results.jsonl"
 
 class KeptResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inputs: str
-    """``inputs_of`` the trial: the same name with another rate, model or data is another trial."""
+    """``inputs_of`` the trial, whatever its arm was called."""
     result: TrialResult
 
 
