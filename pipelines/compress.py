@@ -32,6 +32,8 @@ def compress(
     max_bad_share: float = 0.001,
     fold_system: bool = False,
     max_tokens: int = 512,
+    engine: str = "local",
+    ray: dict = {},  # noqa: B006
     prune_method: str = "width",
     prune_amount: float = 0.2,
     heal_method: str = "forward-kl",
@@ -68,6 +70,8 @@ def compress(
         max_bad_share: Refuse data with a higher share of unusable rows.
         fold_system: Move a system turn into the first question, for templates without it.
         max_tokens: Set longer examples aside; at most recipe.seq_len.
+        engine: Where data is read: local, on this node, or ray, on a cluster of its own.
+        ray: Its size and place: {workers: 2, cpu: 2, memory: 8Gi, pool: cpu}.
         prune_method: width, depth, random-depth (the control of depth), or magnitude, which saves nothing in
             storage and serving, and whose zeros healing fills again.
         prune_amount: Share to cut, between 0 and 1.

@@ -79,7 +79,7 @@ def finetune(
             "Ann is older than Bob" has the words of "Bob is older than Ann".
         semantic_threshold: The same for the cosine of the base model's states; 1: never.
         embedder_uri: A sentence-transformers model to use in their place; empty for none.
-        engine: Where data is selected: local, in one process, or ray, on a cluster of its own.
+        engine: Where data is read and selected: local, on this node, or ray, on a cluster of its own.
         ray: Its size and place: {workers: 2, cpu: 2, memory: 8Gi, pool: cpu}.
         curriculum_signal: Difficulty: none, length, loss, compression, diversity, column, random.
         curriculum_pacing: How fast harder examples come in: linear, root or step.

@@ -75,7 +75,7 @@ def tune(
             "Ann is older than Bob" has the words of "Bob is older than Ann".
         semantic_threshold: The same for the cosine of the base model's states; 1: never.
         embedder_uri: A sentence-transformers model to use in their place; empty for none.
-        engine: Where data is selected: local, in one process, or ray, on a cluster of its own.
+        engine: Where data is read and selected: local, on this node, or ray, on a cluster of its own.
         ray: Its size and place: {workers: 2, cpu: 2, memory: 8Gi, pool: cpu}.
         recipe: Hyperparameters that differ from the defaults and are not searched.
         space: Hyperparameters to search: kind (float, int, choice), min, max, log, values, when.

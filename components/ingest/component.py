@@ -5,11 +5,11 @@ from typing import Any
 
 from kfp import dsl
 
-from deepcuts.components.core.container import container
+from deepcuts.components.core.container import container, image_name
 
 
-def flags(given: Any, raw: str, **changed: object) -> dict[str, object]:
-    """Return the flags of ingest, from ``given``, a component's parameters of the same names."""
+def flags(given: Any, raw: str, image: str, **changed: object) -> dict[str, object]:
+    """Return the flags of ingest in ``image``, from ``given``, a component's parameters of the same names."""
     return {
         "raw": raw,
         "base": given.base.path,
@@ -28,6 +28,11 @@ def flags(given: Any, raw: str, **changed: object) -> dict[str, object]:
         "max_bad_share": given.max_bad_share,
         "fold_system": given.fold_system,
         "max_tokens": given.max_tokens,
+        "engine": given.engine,
+        "ray": given.ray,
+        "ray_image": image_name(image),
+        "nodepools": given.nodepools,
+        "store": given.store,
         "seed": given.seed,
     } | changed
 
@@ -52,6 +57,10 @@ def ingest(
     max_bad_share: float,
     fold_system: bool,
     max_tokens: int,
+    engine: str,
+    ray: dict,
+    nodepools: dict,
+    store: str,
     seed: int,
 ):
     """Check, convert and split raw training data; set aside unusable rows.
@@ -75,11 +84,15 @@ def ingest(
         max_bad_share: The data is refused if the share of bad rows is higher.
         fold_system: Move a system turn into the first question, for templates without it.
         max_tokens: Longer examples are set aside, longer plain texts cut into pieces.
+        engine: local, on the cores of one node, or ray, on those of several.
+        ray: Size and place of the cluster; see components/rayjob/settings.py.
+        nodepools: Node pools, among them the one of the cluster.
+        store: How data gets to the cluster (s3://).
         seed: Seed of the split.
     """
     return container(
         "deepcuts.components.ingest.step",
         image="data",
         receipt=receipt,
-        **flags(SimpleNamespace(**locals()), raw.path),
+        **flags(SimpleNamespace(**locals()), raw.path, "data"),
     )

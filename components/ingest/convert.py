@@ -1,9 +1,10 @@
 """Convert rows to Examples with lengths, in chunks over all cores, as templates and tokenizers are slow."""
 
 import os
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
+from functools import partial
 from itertools import chain, islice
 from multiprocessing import get_context
 from typing import NamedTuple
@@ -44,6 +45,8 @@ class Converted(NamedTuple):
 
 Numbered = tuple[int, Row | BadRow]
 """A row and its position in its split."""
+Chunk = list[Converted | BadRow]
+"""Rows converted together, in order."""
 
 
 class Converter(NamedTuple):
@@ -53,12 +56,12 @@ class Converter(NamedTuple):
     fold_system: bool
     max_tokens: int
 
-    def chunk(self, rows: list[Numbered]) -> list[Converted | BadRow]:
+    def chunk(self, rows: list[Numbered]) -> Chunk:
         """Convert a chunk of rows, in order, tokenised together; an unusable row comes with the reason."""
         read = [self._read(position, row) for position, row in rows]
         wholes = [one.whole for one in read if isinstance(one, _Read)]
         rendered = iter(render_each(wholes, self.tokenizer))
-        result: list[Converted | BadRow] = []
+        result: Chunk = []
         for one, (_, row) in zip(read, rows, strict=True):
             if isinstance(one, _Read) and isinstance(row, Row):
                 try:
@@ -178,7 +181,7 @@ def converted(rows: Iterable[Numbered], converter: Converter) -> Iterator[Conver
     """
     rows = iter(rows)
     yield from converter.chunk(list(islice(rows, ALONE_ROWS)))
-    chunks = iter(lambda: list(islice(rows, CHUNK_ROWS)), [])
+    chunks = chunked(rows)
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     first = next(chunks, None)
     if first is None:
@@ -191,6 +194,12 @@ def converted(rows: Iterable[Numbered], converter: Converter) -> Iterator[Conver
     yield from _spread(chunks, converter, workers)
 
 
+def chunked(rows: Iterable[Numbered]) -> Iterator[list[Numbered]]:
+    """Yield rows in chunks of CHUNK_ROWS."""
+    rows = iter(rows)
+    return iter(lambda: list(islice(rows, CHUNK_ROWS)), [])
+
+
 def _spread(
     chunks: Iterator[list[Numbered]], converter: Converter, workers: int
 ) -> Iterator[Converted | BadRow]:
@@ -200,14 +209,21 @@ def _spread(
         "false"  # there is a process per core already, and its threads do not survive a fork
     )
     with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
-        waiting: list[Future[list[Converted | BadRow]]] = []
-        for chunk in chunks:
-            waiting.append(pool.submit(_work, chunk))
-            if len(waiting) >= AHEAD * workers:
-                yield from waiting.pop(0).result()
-        for future in waiting:
-            yield from future.result()
+        yield from in_order(chunks, partial(pool.submit, _work), workers)
 
 
-def _work(chunk: list[Numbered]) -> list[Converted | BadRow]:
+def _work(chunk: list[Numbered]) -> Chunk:
     return _converter.chunk(chunk)
+
+
+def in_order(
+    chunks: Iterator[list[Numbered]], submit: Callable[[list[Numbered]], Future[Chunk]], workers: int
+) -> Iterator[Converted | BadRow]:
+    """Yield the rows of all chunks in order, with AHEAD chunks per worker submitted at a time."""
+    waiting: deque[Future[Chunk]] = deque()
+    for chunk in chunks:
+        waiting.append(submit(chunk))
+        if len(waiting) >= AHEAD * workers:
+            yield from waiting.popleft().result()
+    while waiting:
+        yield from waiting.popleft().result()

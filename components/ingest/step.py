@@ -11,15 +11,19 @@ import msgspec
 from deepcuts.components.core import cli, files
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.examples import Example
+from deepcuts.components.core.nodepools import NodePools
 from deepcuts.components.core.progress import ProgressLog
 from deepcuts.components.core.receipts import Facts
 from deepcuts.components.ingest import columns as naming
 from deepcuts.components.ingest import formats, pages, parquet_files, readers, splits
-from deepcuts.components.ingest.convert import Converted, Converter, Numbered, converted
+from deepcuts.components.ingest.convert import Converted, Converter, Numbered
+from deepcuts.components.ingest.engines import Conversion, conversion
 from deepcuts.components.ingest.layouts import SourceFiles
 from deepcuts.components.ingest.preview import Tally
 from deepcuts.components.ingest.rows import BadRow, Row
 from deepcuts.components.ingest.splits import Splitter
+from deepcuts.components.rayjob import elsewhere
+from deepcuts.components.rayjob.settings import Engine, RayCluster
 from deepcuts.components.training.render import load_tokenizer
 
 SPLITS = ("train", "valid", "test")
@@ -45,6 +49,11 @@ def ingest(
     max_bad_share: float,
     fold_system: bool | None,
     max_tokens: int,
+    engine: Engine,
+    ray: RayCluster,
+    ray_image: str,
+    nodepools: NodePools,
+    store: str,
     seed: int,
 ) -> Facts:
     """Check, convert and split the rows of ``raw`` (a file or a folder); set aside unusable rows.
@@ -54,11 +63,14 @@ def ingest(
     earlier answers differently later. ``fold_system`` moves system turns into the first question. Splits that
     ``raw`` lacks are taken from train, with at least two examples each. ``preview`` (Markdown) and ``page``
     (HTML) show what was read and what is learned. If the data is refused, ``quarantine`` is the only output.
+    ``engine`` local converts on all cores here, ray on those of the cluster ``ray``, with the same result; in
+    a pod of a pipeline that is a RayJob of ``ray_image``, and ``store`` is how data gets there.
 
     Raises:
         DataError: there are too many bad rows, or a requested split is empty.
         ValueError: the shares, format or mapping are invalid, or an output is inside ``raw``.
     """
+    given = dict(locals())
     outputs = {"test": test, "valid": valid, "train": train, "labels": labels, "preview": preview}
     outputs |= {"page": page} if page else {}
     _check(raw, [*outputs.values(), quarantine], max_bad_share, max_tokens)
@@ -66,18 +78,22 @@ def ingest(
     formats.check_mapping(format, columns or {})
     shares = valid_share, test_share, seed
     Splitter((), *shares)  # refuses impossible shares before anything is read
+    if engine == "ray" and elsewhere.is_needed():
+        return elsewhere.run(
+            "deepcuts.components.ingest.step", given, ("raw", "base"), (*outputs, "quarantine")
+        )
     sources = readers.sources(raw, config or "")
     form, took = recognised(format, columns or {}, sources)
     converter = Converter(load_tokenizer(base), form, columns or {}, bool(fold_system), max_tokens)
-    with ExitStack() as staged:
+    with conversion(engine, ray) as convert, ExitStack() as staged:
         staging = {name: staged.enter_context(files.staged(path)) for name, path in outputs.items()}
         with files.staged(quarantine) as aside:  # written before the data is judged, for people to see
             places = {split: staging[split] for split in SPLITS} | {"quarantine": aside}
             splitter = Splitter(sources.splits.keys(), *shares)
-            tally = read_all(sources, converter, splitter, places, took)
+            tally = read_all(sources, converter, splitter, places, took, convert)
             if moved := splits.top_up(places, splitter.carved, seed):
                 splitter = Splitter(sources.splits.keys(), *shares, moved)
-                tally = read_all(sources, converter, splitter, places, took)
+                tally = read_all(sources, converter, splitter, places, took, convert)
         _judge(tally, splitter, max_bad_share, max_tokens, quarantine)
         staging["labels"].write_bytes(msgspec.json.encode(sorted(tally.labels)) + b"\n")
         _show(tally, converter, staging)
@@ -132,6 +148,7 @@ def read_all(
     splitter: Splitter,
     places: Mapping[str, Path],
     took: str,
+    convert: Conversion,
     most_bytes: float = math.inf,
 ) -> Tally:
     """Write every row to its place, and count; a preview stops after ``most_bytes`` of rows."""
@@ -147,7 +164,7 @@ def read_all(
         sinks = {name: opened.enter_context(path.open("wb")) for name, path in places.items()}
         for split in reversed(SPLITS):  # the order that Splitter requires
             rows = _first_bytes(_numbered(sources, split, converter), most_bytes)
-            for item in converted(rows, converter):
+            for item in convert(rows, converter):
                 for place, record in _placed(item, split, splitter, converter.max_tokens, tally):
                     sinks[place].write(msgspec.json.encode(record) + b"\n")
                 progress.add()

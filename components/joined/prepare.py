@@ -28,7 +28,7 @@ def fetch_data_part(given: Any) -> ChainedStep:
 
 def ingest_part(given: Any, **changed: object) -> ChainedStep:
     """Check, convert and split it."""
-    return part("deepcuts.components.ingest.step", **ingest.flags(given, between("raw"), **changed))
+    return part("deepcuts.components.ingest.step", **ingest.flags(given, between("raw"), "train", **changed))
 
 
 def select_part(given: Any, corpus: str, cut: str) -> ChainedStep:
@@ -130,6 +130,9 @@ def fetch_and_plan(
     max_bad_share: float,
     fold_system: bool,
     max_tokens: int,
+    engine: str,
+    ray: dict,
+    store: str,
     recipe: dict,
     nodepools: dict,
     pool: str,

@@ -18,8 +18,8 @@ from deepcuts.components.core.executor_input import flag_of
 from deepcuts.components.core.receipts import END_REASONS, Facts, Meter, Receipt
 from deepcuts.components.core.store import Store, open_shared, open_store
 from deepcuts.components.rayjob.settings import RayCluster
-from deepcuts.components.rayjob.work import RECEIPT, TASK, RayTask
-from deepcuts.components.tune.inputs import ONE_FILE, deposit
+from deepcuts.components.rayjob.work import RECEIPT, TASK, RayInput, RayTask
+from deepcuts.components.tune.inputs import deposit
 
 
 def is_needed() -> bool:
@@ -60,7 +60,7 @@ def run(module: str, given: Mapping[str, Any], inputs: Sequence[str], outputs: S
     task = RayTask(
         module=module,
         store=given["store"],
-        inputs={flag_of(name): deposit(objects, given[name]) for name in inputs},
+        inputs={flag_of(name): _deposited(objects, given[name]) for name in inputs},
         values={
             flag_of(n): _text(v) for n, v in given.items() if n not in (*inputs, *outputs) and v is not None
         },
@@ -82,14 +82,28 @@ def run(module: str, given: Mapping[str, Any], inputs: Sequence[str], outputs: S
             raise
         _charge(objects, folder, task, cluster, began.started_at, end.seconds, end.uid)
         jobs.delete(name)  # a retry would take one that has failed for its own
-        _judge(objects, folder, name, end.message, {flag_of(one): given[one] for one in inputs})
+        _fetch(objects, folder, task, given)  # data that is refused has a quarantine
+        _judge(objects, folder, name, end.message, task, given)
     receipt = _receipt(objects, folder)
     if not objects.list(f"{folder}/charged/"):  # the pod that followed it was lost at its end
         _charge(objects, folder, task, cluster, receipt.started_at, receipt.wall_seconds)
-    for output in task.outputs:
-        word = output.removeprefix("--")
-        carry.get(objects.uri(f"{folder}/outputs/{word}"), given[word.replace("-", "_")])
+    _fetch(objects, folder, task, given)
     return receipt.facts | {"rayjob": name}
+
+
+def _deposited(objects: Store, path: Path) -> RayInput:
+    return RayInput(deposit(objects, path), path.name if path.is_file() else "")
+
+
+def _fetch(objects: Store, folder: str, task: RayTask, given: Mapping[str, Any]) -> None:
+    """Fetch the outputs that were made."""
+    for flag in task.outputs:
+        if objects.list(key := f"{folder}/outputs/{flag.lstrip('-')}"):
+            carry.get(objects.uri(key), given[_parameter(flag)])
+
+
+def _parameter(flag: str) -> str:
+    return flag.removeprefix("--").replace("-", "_")
 
 
 def _text(value: object) -> str:
@@ -105,16 +119,21 @@ def _succeeded(objects: Store, folder: str) -> bool:
     return objects.exists(f"{folder}/{RECEIPT}") and _receipt(objects, folder).end_reason == "ok"
 
 
-def _judge(objects: Store, folder: str, name: str, said: str, inputs: Mapping[str, Path]) -> None:
-    """Raise the error with which the step ended in the RayJob ``name``, with our paths of ``inputs``."""
+def _judge(
+    objects: Store, folder: str, name: str, said: str, task: RayTask, given: Mapping[str, Any]
+) -> None:
+    """Raise the error with which the step ended in the RayJob ``name``, with our paths."""
     if not objects.exists(f"{folder}/{RECEIPT}"):
         raise StoreError(f"RayJob {name} failed without a receipt ({said or 'KubeRay does not say why'})")
     receipt = _receipt(objects, folder)
     codes = {reason: code for code, reason in END_REASONS.items()}
     if receipt.end_reason != "ok":
         message = receipt.message
-        for flag, path in inputs.items():
-            message = re.sub(rf"\S*/inputs/{flag}(/{ONE_FILE}\b)?", lambda found: str(path), message)  # noqa: B023
+        theirs = {f"inputs/{flag}/{one.file}".rstrip("/"): flag for flag, one in task.inputs.items()}
+        theirs |= {f"outputs/{flag}": flag for flag in task.outputs}
+        for place, flag in theirs.items():
+            ours = str(given[_parameter(flag)])
+            message = re.sub(rf"[^\s(]*/{re.escape(place)}\b", lambda found: ours, message)  # noqa: B023
         raise FINAL.get(codes[receipt.end_reason], StoreError)(message)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from deepcuts.components.core import pods
 from deepcuts.components.core.nodepools import NodePool
-from deepcuts.components.rayjob.settings import RayCluster
+from deepcuts.components.rayjob.settings import ENVIRONMENT, RayCluster
 
 Json = dict[str, Any]
 KEPT_SECONDS = 600
@@ -60,6 +60,7 @@ def rayjob(
 def _template(name: str, cluster: RayCluster, pool: NodePool, image: str) -> Json:
     quantities = {"cpu": f"{cluster.cpu:g}", "memory": cluster.memory}
     tolerations = [pods.toleration(one) for one in pool.tolerations]
+    environment = [{"name": name, "value": value} for name, value in ENVIRONMENT.items()]
     return {
         "metadata": {"labels": pods.LABELS | {pods.POOL_LABEL: pool.name}},
         "spec": {
@@ -79,7 +80,7 @@ def _template(name: str, cluster: RayCluster, pool: NodePool, image: str) -> Jso
                 {
                     "name": f"ray-{name}",
                     "image": image,
-                    "env": [*pods.environment(), {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"}],
+                    "env": [*pods.environment(), *environment],
                     "securityContext": pods.LOCKED,
                     "resources": {side: quantities | pods.DISK[side] for side in ("requests", "limits")},
                     "volumeMounts": [{"name": "scratch", "mountPath": pods.SCRATCH}],

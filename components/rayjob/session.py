@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from deepcuts.components.core.errors import StoreError
+from deepcuts.components.rayjob.settings import ENVIRONMENT
 
 ADDRESS = "RAY_ADDRESS"
 """Set by Ray for the entrypoint of a job."""
-SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # else it reports to its makers
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else it warns of a change to come
-    "RAY_worker_niceness": "0",  # at 15, the default, four busy processes on two cores left 2 % of one
-}
+
+
+def on_cluster() -> bool:
+    """Tell whether this process is the entrypoint of a RayJob."""
+    return ADDRESS in os.environ
 
 
 @contextmanager
@@ -26,12 +27,12 @@ def session(workers: int) -> Iterator[None]:
         ModuleNotFoundError: Ray is not installed.
         StoreError: Ray failed, for example because workers were lost too often.
     """
-    for name, value in SETTINGS.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray  # takes a second, and only this engine needs it
     from ray.data import DataContext
 
-    joined = ADDRESS in os.environ
+    joined = on_cluster()
     ray.init(
         num_cpus=None if joined else workers,
         include_dashboard=None if joined else False,

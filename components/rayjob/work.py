@@ -14,11 +14,19 @@ import msgspec
 from deepcuts.components.core import carry, escape
 from deepcuts.components.core.errors import StoreError, exit_code
 from deepcuts.components.core.orphans import end_with_parent
-from deepcuts.components.core.store import open_store
+from deepcuts.components.core.store import Store, open_store
 from deepcuts.components.core.strict import MALFORMED
 from deepcuts.components.tune.inputs import bring
 
 TASK, RECEIPT = "task.json", "receipt.json"
+
+
+class RayInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file or folder that was put into the store (``tune/inputs.py``)."""
+
+    digest: str
+    file: str
+    """Its name, by which a reader may know its format; empty for a folder."""
 
 
 class RayTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -26,8 +34,8 @@ class RayTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     module: str
     store: str
-    inputs: dict[str, str]
-    """Digest by flag, of what was put into the store (``tune/inputs.py``)."""
+    inputs: dict[str, RayInput]
+    """By flag."""
     values: dict[str, str]
     """The other flags, as text."""
     outputs: list[str]
@@ -46,8 +54,8 @@ def run(uri: str) -> int:
     with tempfile.TemporaryDirectory(prefix="rayjob-") as scratch:
         place = Path(scratch)
         given = {
-            flag: str(bring(open_store(task.store), digest, place / "inputs" / flag))
-            for flag, digest in task.inputs.items()
+            flag: str(_brought(open_store(task.store), one, place / "inputs" / flag))
+            for flag, one in task.inputs.items()
         }
         made = {flag: place / "outputs" / flag for flag in task.outputs}
         flags = task.values | given | {flag: str(path) for flag, path in made.items()}
@@ -58,6 +66,11 @@ def run(uri: str) -> int:
             carry.put(f"{uri}/outputs/{flag.lstrip('-')}", path)
         carry.put(f"{uri}/{RECEIPT}", place / RECEIPT)  # last: it says that the outputs are complete
     return code if code >= 0 else 128 - code
+
+
+def _brought(store: Store, one: RayInput, folder: Path) -> Path:
+    found = bring(store, one.digest, folder)
+    return found.rename(folder / one.file) if one.file else found
 
 
 def main(uri: str) -> int:

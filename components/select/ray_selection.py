@@ -5,7 +5,7 @@ compared: exact copies by digest, signatures by band, texts by connected candida
 """
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,19 +14,25 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
 
 from deepcuts.components.core import examples, files
 from deepcuts.components.core.examples import Example
 from deepcuts.components.core.receipts import Facts
 from deepcuts.components.core.store import Store
-from deepcuts.components.select import duplicates, near, parts
+from deepcuts.components.rayjob.session import on_cluster
+from deepcuts.components.select import duplicates, near, parts, reader
 from deepcuts.components.select import ray_blocks as blocks
 from deepcuts.components.select.duplicates import Match
 from deepcuts.components.select.near import Bands
-from deepcuts.components.select.remaining import Excerpt, Remaining
+from deepcuts.components.select.reader import Reader
+from deepcuts.components.select.remaining import Excerpt
 from deepcuts.components.select.report import Dropped
+from deepcuts.components.select.representations import Vectors
+from deepcuts.components.select.represented import Represented
 from deepcuts.components.select.views import View
-from deepcuts.components.training import models, stored_lengths
+from deepcuts.components.training import stored_lengths
+from deepcuts.components.tune.inputs import deposit
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -35,13 +41,14 @@ PARTITION_ROWS = 250_000
 """Keys of a partition in one worker: 16 MB of digests, or 8 MB of a band's keys."""
 
 
-class RaySelection(Remaining):
+class RaySelection(Represented):
     """A choice among the Examples in ``corpus``, which are never in memory all at once.
 
     For the body of ``rayjob.session``. The workers reach ``store``; ``close`` deletes what is put there.
     """
 
-    def __init__(self, base: Path, corpus: Path, store: Store, workers: int) -> None:
+    def __init__(self, base: Path, embedder_uri: str, corpus: Path, store: Store, workers: int) -> None:
+        self._base, self._embedder_uri = base, embedder_uri
         self._corpus, self._store, self._workers = str(corpus), store, workers
         self._prefix = f"parts/{files.digest(corpus)[:12]}-{secrets.token_hex(4)}"
         self._parts, count = parts.divided(corpus, store, self._prefix, workers)
@@ -51,8 +58,9 @@ class RaySelection(Remaining):
         table = _collected(self._read, "position", "preference", "tokens", "label")
         table = table.sort_by("preference")
         self._positions: NDArray[np.int64] = table["position"].to_numpy()
-        lengths = self._lengths(base, table["tokens"].to_numpy())
-        super().__init__(lengths, _texts(table["label"].combine_chunks().dictionary_encode()))
+        model = Reader(base, embedder_uri)
+        lengths = self._lengths(model.tokenizer, table["tokens"].to_numpy())
+        super().__init__(lengths, _texts(table["label"].combine_chunks().dictionary_encode()), model)
         self._partitions = max(2 * workers, count // PARTITION_ROWS)
         self._held: Sequence[Example] = ()
         self._conflicts = 0
@@ -117,12 +125,38 @@ class RaySelection(Remaining):
 
     def facts(self) -> Facts:
         """Return the selection as facts of the receipt."""
-        own: Facts = {"label_conflicts": self._conflicts, "scoring_tokens": 0}
-        return super().facts() | own | {"ray_workers": self._workers}
+        own: Facts = {"label_conflicts": self._conflicts, "ray_workers": self._workers}
+        return super().facts() | own
 
-    def _lengths(self, base: Path, stored: NDArray[np.int64]) -> list[int]:
+    def _read_vectors(self) -> Vectors:
+        said = b"".join(self._read_by_model(blocks.embedded)["vector"].to_pylist())
+        return np.frombuffer(said, dtype=np.float32).reshape(len(self.rows), -1)
+
+    def _read_nats(self) -> list[float]:
+        nats: list[float] = self._read_by_model(blocks.scored)["nats"].to_pylist()
+        return nats
+
+    def _has_word_of(self, words: Set[str]) -> bool:
+        found = self._map(self._read, blocks.having, rows=self._left(), words=words)
+        return bool(_collected(found)["has"].to_numpy().any())
+
+    def _read_by_model(self, function: Callable[..., pa.Table]) -> pa.Table:
+        """Apply ``function`` to the remaining rows, in the chunks of a local selection; keep the order."""
+        places = np.full(len(self._positions), -1, dtype=np.int64)
+        places[self._positions[self.rows]] = np.arange(len(self.rows))
+        records = self._of_parts(blocks.chunks, places=places, size=reader.CHUNK)
+        base = (
+            self._store.uri(f"inputs/{deposit(self._store, self._base)}")
+            if on_cluster()
+            else (self._base.resolve().as_uri())
+        )
+        read = partial(function, base=base, embedder_uri=self._embedder_uri)
+        table = _collected(self._grouped(records, read)).sort_by("row")
+        self._reader.tokens += sum(table["tokens"].to_pylist())
+        return table
+
+    def _lengths(self, tokenizer: PreTrainedTokenizerBase, stored: NDArray[np.int64]) -> list[int]:
         """Return the number of tokens of each row, as ``stored_lengths.lengths`` does."""
-        tokenizer = models.load_tokenizer(base)
         places = stored_lengths.checked_places(stored.tolist())
         wanted = frozenset(self._positions[places].tolist())
         table = _collected(self._of_parts(blocks.picked, wanted=wanted))

@@ -64,14 +64,13 @@ def select(
     """
     given = dict(locals())
     check(method, budget_tokens)
-    check_engine(engine, method, semantic_threshold)
     if engine == "ray" and elsewhere.is_needed():
         files_of = ("base", "corpus", "valid", "test"), ("cut", "dropped", "report")
         return elsewhere.run("deepcuts.components.select.step", given, *files_of)
     steered, judged = ([] if files.size_bytes(path) == 0 else examples.read(path) for path in (valid, test))
     with selection_by(engine, base, embedder_uri, corpus, store, ray) as selection:
         bands = selection.drop_duplicates(near_threshold, word_threshold, [*steered, *judged])
-        if semantic_threshold < 1 and isinstance(selection, Selection):
+        if semantic_threshold < 1:
             selection.drop_semantic(semantic_threshold)
         unique = len(selection.rows)
         if budget_tokens:
@@ -97,17 +96,6 @@ def check(method: str, budget_tokens: int) -> None:
         )
 
 
-def check_engine(engine: Engine, method: str, semantic_threshold: float) -> None:
-    """Raise ValueError if ``engine`` cannot run what is asked."""
-    embeds = [f"semantic_threshold {semantic_threshold}"] if semantic_threshold < 1 else []
-    embeds += [f"method {method}"] if method not in (ALL, "random") else []
-    if engine == "ray" and embeds:
-        raise ValueError(
-            f"engine ray runs no model over the examples, which {' and '.join(embeds)} needs: set engine "
-            f"local, or semantic_threshold 1 and method {ALL} or random"
-        )
-
-
 @contextmanager
 def selection_by(
     engine: Engine, base: Path, embedder_uri: str, corpus: Path, store: str, ray: RayCluster
@@ -117,7 +105,7 @@ def selection_by(
         yield Selection(base, embedder_uri, examples.read(corpus))
         return
     with session(ray.workers):
-        selection = RaySelection(base, corpus, open_store(store), ray.workers)
+        selection = RaySelection(base, embedder_uri, corpus, open_store(store), ray.workers)
         try:
             yield selection
         finally:
@@ -128,13 +116,12 @@ def spend(
     selection: Selection | RaySelection, method: str, budget_tokens: int, steered: list[Example], seed: int
 ) -> None:
     """Spend the budget with ``method``; ``steered`` are the examples for target."""
-    orders = {"random": lambda: selection.random(seed)}
-    if isinstance(selection, Selection):
-        orders |= {
-            "coverage": lambda: selection.coverage(budget_tokens, seed),
-            "target": lambda: selection.target(steered),
-            "loss": selection.middling,
-        }
+    orders = {
+        "random": lambda: selection.random(seed),
+        "coverage": lambda: selection.coverage(budget_tokens, seed),
+        "target": lambda: selection.target(steered),
+        "loss": selection.middling,
+    }
     selection.spend(budget_tokens, orders[method])
 
 

@@ -125,7 +125,7 @@ def _read(
 ) -> tuple["SourceFiles", "Tally", "Converter"]:
     """Read the data as ``ingest`` does, and count."""
     from deepcuts.components.ingest import readers, step  # transformers takes seconds: others do not wait
-    from deepcuts.components.ingest.convert import Converter
+    from deepcuts.components.ingest.convert import Converter, converted
     from deepcuts.components.ingest.splits import Splitter
     from deepcuts.components.training.render import load_tokenizer
 
@@ -137,7 +137,7 @@ def _read(
     with tempfile.TemporaryDirectory(prefix="preview-") as scratch:
         places = {split: Path(scratch) / split for split in (*step.SPLITS, "quarantine")}
         splitter = Splitter(sources.splits.keys(), 0.0, 0.0, seed=0)
-        tally = step.read_all(sources, converter, splitter, places, took, most_bytes=most_bytes)
+        tally = step.read_all(sources, converter, splitter, places, took, converted, most_bytes)
     return sources, tally, converter
 
 

@@ -128,17 +128,9 @@ def _there(uri: object) -> Path | None:
 
 
 def engine(values: Mapping[str, Any]) -> None:
-    """Check what the step would refuse, but after data were fetched."""
+    """Check the pool of a RayJob."""
     if values.get("engine") != "ray":
         return
-    threshold, method = values.get("semantic_threshold", 1), values.get("select_method", "random")
-    embeds = [f"semantic_threshold {threshold}"] if threshold < 1 else []
-    embeds += [f"select_method {method}"] if method in ("coverage", "target", "loss") else []
-    if embeds:
-        raise ValueError(
-            f"engine ray runs no model over the examples, which {' and '.join(embeds)} needs: set engine "
-            "local, or semantic_threshold 1 and select_method random"
-        )
     known = nodepools.parse(values["nodepools"]) if values.get("nodepools") else {}
     cluster = strict.decode(RayCluster, values.get("ray", {}), "ray")
     if known and cluster.pool not in known:

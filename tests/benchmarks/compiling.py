@@ -26,9 +26,11 @@ from accelerate import Accelerator
 from transformers import AutoTokenizer
 
 from deepcuts.components.core import examples
+from deepcuts.components.core.nodepools import NodePools
 from deepcuts.components.core.recipe import Recipe, parse
 from deepcuts.components.core.store import open_store
 from deepcuts.components.ingest.step import ingest
+from deepcuts.components.rayjob.settings import RayCluster
 from deepcuts.components.training import adapters, loop, scoring
 from deepcuts.components.training.checkpoints import Checkpoints
 from deepcuts.components.training.losses import CompletionLoss
@@ -57,12 +59,20 @@ def conversations(folder: Path) -> Path:
         raw=BUNDLED / "support.jsonl",
         base=BUNDLED / "base",
         **{name: folder / name for name in names},
+        page=None,
         format="auto",
+        columns=None,
+        config=None,
         valid_share=0.0,
         test_share=0.0,
         max_bad_share=0.05,
         fold_system=False,
         max_tokens=256,
+        engine="local",
+        ray=RayCluster(),
+        ray_image="",
+        nodepools=NodePools(()),
+        store="",
         seed=0,
     )
     return folder / "train"

@@ -28,6 +28,11 @@ SETTINGS = {
     "max-bad-share": "0.001",
     "fold-system": "false",
     "max-tokens": "256",
+    "engine": "local",
+    "ray": "{}",
+    "ray-image": "",
+    "nodepools": '{"pools": []}',
+    "store": "",
     "seed": "0",
 }
 LOOK_SECONDS = 0.5

@@ -29,9 +29,11 @@ import torch
 
 from deepcuts.components.core import cli
 from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.nodepools import NodePools
 from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.finetune.step import finetune
 from deepcuts.components.ingest.step import ingest
+from deepcuts.components.rayjob.settings import RayCluster
 from deepcuts.components.tune import asha, sampling
 from deepcuts.components.tune.asha import Search, Trial
 from deepcuts.components.tune.space import Dimension, Scalar, Space, Values, grid, key
@@ -84,12 +86,20 @@ def prepared(base: Path, data: Path, folder: Path) -> SearchInputs:
             raw=data,
             base=base,
             **paths,
+            page=None,
             format="auto",
+            columns=None,
+            config=None,
             valid_share=0.05,
             test_share=0.1,
             max_bad_share=0.001,
             fold_system=False,
             max_tokens=MAX_TOKENS,
+            engine="local",
+            ray=RayCluster(),
+            ray_image="",
+            nodepools=NodePools(()),
+            store="",
             seed=0,
         )
     return SearchInputs(base, paths["train"], paths["valid"])

@@ -34,6 +34,11 @@ SETTINGS = {
     "max_bad_share": 0.0,
     "fold_system": "false",
     "max_tokens": 512,
+    "engine": "local",
+    "ray": "{}",
+    "ray_image": "",
+    "nodepools": '{"pools": []}',
+    "store": "",
     "seed": 0,
 }
 

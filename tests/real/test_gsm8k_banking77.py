@@ -51,6 +51,11 @@ def ingested(folder: Path, raw: Path, max_tokens: int, valid_share: float) -> di
         max_bad_share=0.001,
         fold_system=False,
         max_tokens=max_tokens,
+        engine="local",
+        ray={},
+        ray_image="",
+        nodepools={"pools": []},
+        store="",
         seed=0,
     )
     return paths
