@@ -1,11 +1,12 @@
 """Convert rows to Examples with lengths, in chunks over all cores, as templates and tokenizers are slow."""
 
+import math
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, islice, takewhile
 from multiprocessing import get_context
 from typing import NamedTuple
 
@@ -192,6 +193,22 @@ def converted(rows: Iterable[Numbered], converter: Converter) -> Iterator[Conver
             yield from converter.chunk(chunk)
         return
     yield from _spread(chunks, converter, workers)
+
+
+def first_bytes(rows: Iterator[Numbered], most: float) -> Iterator[Numbered]:
+    """Yield rows until they hold about ``most`` bytes."""
+    if most == math.inf:
+        return rows
+    sizes = _with_sizes(rows)
+    return (row for row, size in takewhile(lambda pair: pair[1] <= most, sizes))
+
+
+def _with_sizes(rows: Iterator[Numbered]) -> Iterator[tuple[Numbered, int]]:
+    """Yield each row with the number of bytes up to it."""
+    total = 0
+    for number, row in rows:
+        total += len(str(row.values)) if isinstance(row, Row) else len(row.text)
+        yield (number, row), total
 
 
 def chunked(rows: Iterable[Numbered]) -> Iterator[list[Numbered]]:

@@ -44,7 +44,7 @@ def converted_on_ray(rows: Iterable[Numbered], converter: Converter) -> Iterator
     import ray  # takes a second, and only this engine needs it
 
     held, work = [ray.put(converter)], ray.remote(_work)
-    cores = int(ray.cluster_resources()["CPU"])
+    cores = int(ray.cluster_resources().get("CPU", 1))  # none yet if all workers are late
     yield from in_order(chunked(rows), lambda chunk: work.remote(held, chunk).future(), cores)
 
 

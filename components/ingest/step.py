@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from itertools import chain, islice, takewhile
+from itertools import chain, islice
 from pathlib import Path
 
 import msgspec
@@ -16,7 +16,7 @@ from deepcuts.components.core.progress import ProgressLog
 from deepcuts.components.core.receipts import Facts
 from deepcuts.components.ingest import columns as naming
 from deepcuts.components.ingest import formats, pages, parquet_files, readers, splits
-from deepcuts.components.ingest.convert import Converted, Converter, Numbered
+from deepcuts.components.ingest.convert import Converted, Converter, Numbered, first_bytes
 from deepcuts.components.ingest.engines import Conversion, conversion
 from deepcuts.components.ingest.layouts import SourceFiles
 from deepcuts.components.ingest.preview import Tally
@@ -73,9 +73,7 @@ def ingest(
     given = dict(locals())
     outputs = {"test": test, "valid": valid, "train": train, "labels": labels, "preview": preview}
     outputs |= {"page": page} if page else {}
-    _check(raw, [*outputs.values(), quarantine], max_bad_share, max_tokens)
-    naming.check(columns or {})
-    formats.check_mapping(format, columns or {})
+    _check(raw, [*outputs.values(), quarantine], format, columns or {}, max_bad_share, max_tokens)
     shares = valid_share, test_share, seed
     Splitter((), *shares)  # refuses impossible shares before anything is read
     if engine == "ray" and elsewhere.is_needed():
@@ -89,11 +87,7 @@ def ingest(
         staging = {name: staged.enter_context(files.staged(path)) for name, path in outputs.items()}
         with files.staged(quarantine) as aside:  # written before the data is judged, for people to see
             places = {split: staging[split] for split in SPLITS} | {"quarantine": aside}
-            splitter = Splitter(sources.splits.keys(), *shares)
-            tally = read_all(sources, converter, splitter, places, took, convert)
-            if moved := splits.top_up(places, splitter.carved, seed):
-                splitter = Splitter(sources.splits.keys(), *shares, moved)
-                tally = read_all(sources, converter, splitter, places, took, convert)
+            tally, splitter = _read_and_split(sources, converter, shares, places, took, convert)
         _judge(tally, splitter, max_bad_share, max_tokens, quarantine)
         staging["labels"].write_bytes(msgspec.json.encode(sorted(tally.labels)) + b"\n")
         _show(tally, converter, staging)
@@ -142,6 +136,23 @@ def _first_rows(sources: SourceFiles, wanted: Collection[str] | None) -> Iterabl
     return read(None)
 
 
+def _read_and_split(
+    sources: SourceFiles,
+    converter: Converter,
+    shares: tuple[float, float, int],
+    places: Mapping[str, Path],
+    took: str,
+    convert: Conversion,
+) -> tuple[Tally, Splitter]:
+    """Write every row to its place; once more if a split taken from train has too few examples."""
+    splitter = Splitter(sources.splits.keys(), *shares)
+    tally = read_all(sources, converter, splitter, places, took, convert)
+    if moved := splits.top_up(places, splitter.carved, shares[-1]):
+        splitter = Splitter(sources.splits.keys(), *shares, moved)
+        tally = read_all(sources, converter, splitter, places, took, convert)
+    return tally, splitter
+
+
 def read_all(
     sources: SourceFiles,
     converter: Converter,
@@ -163,7 +174,7 @@ def read_all(
     with ExitStack() as opened:
         sinks = {name: opened.enter_context(path.open("wb")) for name, path in places.items()}
         for split in reversed(SPLITS):  # the order that Splitter requires
-            rows = _first_bytes(_numbered(sources, split, converter), most_bytes)
+            rows = first_bytes(_numbered(sources, split, converter), most_bytes)
             for item in convert(rows, converter):
                 for place, record in _placed(item, split, splitter, converter.max_tokens, tally):
                     sinks[place].write(msgspec.json.encode(record) + b"\n")
@@ -182,22 +193,6 @@ def _numbered(sources: SourceFiles, split: str, converter: Converter) -> Iterato
     wanted = _wanted(converter)
     rows = (readers.rows(source.path, source.part, wanted) for source in sources.splits.get(split, []))
     return enumerate(chain.from_iterable(rows))
-
-
-def _first_bytes(rows: Iterator[Numbered], most: float) -> Iterator[Numbered]:
-    """Yield rows until they hold about ``most`` bytes."""
-    if most == math.inf:
-        return rows
-    sizes = _with_sizes(rows)
-    return (row for row, size in takewhile(lambda pair: pair[1] <= most, sizes))
-
-
-def _with_sizes(rows: Iterator[Numbered]) -> Iterator[tuple[Numbered, int]]:
-    """Yield each row with the number of bytes up to it."""
-    total = 0
-    for number, row in rows:
-        total += len(str(row.values)) if isinstance(row, Row) else len(row.text)
-        yield (number, row), total
 
 
 def _wanted(converter: Converter) -> set[str]:
@@ -269,7 +264,16 @@ def _judge(tally: Tally, splitter: Splitter, max_bad_share: float, max_tokens: i
         raise DataError("test has 1 example, too few for an interval: add rows to its file")
 
 
-def _check(raw: Path, outputs: list[Path], max_bad_share: float, max_tokens: int) -> None:
+def _check(
+    raw: Path,
+    outputs: list[Path],
+    format: str,
+    columns: Mapping[str, str],
+    max_bad_share: float,
+    max_tokens: int,
+) -> None:
+    naming.check(columns)
+    formats.check_mapping(format, columns)
     if not 0 <= max_bad_share <= 1:
         raise ValueError(f"max_bad_share {max_bad_share}: give a share from 0 to 1")
     if max_tokens < 1:

@@ -24,7 +24,9 @@ def rayjob(
         ValueError: a node of the pool has fewer cores.
     """
     pods.check_cores(pool, cluster.cpu)
-    head = {"num-cpus": "0", "dashboard-host": "0.0.0.0"}  # the dashboard has the job server
+    # two processes less to start per pod: no autoscaler, and nobody asks for the workers' logs
+    lean = {"include-log-monitor": "false"}
+    head = lean | {"no-monitor": "true", "num-cpus": "0", "dashboard-host": "0.0.0.0"}  # has the job server
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
@@ -48,7 +50,7 @@ def rayjob(
                         "replicas": cluster.workers,
                         "minReplicas": cluster.workers,
                         "maxReplicas": cluster.workers,
-                        "rayStartParams": {},
+                        "rayStartParams": lean,
                         "template": _template("worker", cluster, pool, image),
                     }
                 ],

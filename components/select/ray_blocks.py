@@ -5,28 +5,20 @@ Texts are bytes, as JSON may hold lone surrogates, which Arrow's strings cannot.
 
 import hashlib
 import struct
-import tempfile
-from collections.abc import Callable, Iterator, Sequence, Set
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence, Set
+from typing import Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from deepcuts.components.core import carry
 from deepcuts.components.core.examples import Example
-from deepcuts.components.core.progress import unheard
 from deepcuts.components.select import budget, duplicates, near
 from deepcuts.components.select.near import PERMUTATIONS, Sketch
 from deepcuts.components.select.parts import CorpusPart, read
 from deepcuts.components.select.remaining import show
 from deepcuts.components.select.views import SHINGLES, WORDS, View, encode
-
-if TYPE_CHECKING:
-    from deepcuts.components.select.reader import Reader
 
 Rows = NDArray[np.int64]
 """By position in the file: place in the order of preference, or -1 for a row that is not left."""
@@ -229,46 +221,6 @@ def having(table: pa.Table, rows: Rows, words: Set[str]) -> pa.Table:
     """Return whether each row that is left has one of ``words``."""
     texts = decoded(left(table, rows)["text"])
     return pa.table({"has": pa.array([not words.isdisjoint(text.split()) for text in texts], pa.bool_())})
-
-
-def chunks(parts: pa.Table, corpus: str, places: Rows, size: int) -> Iterator[pa.Table]:
-    """Yield the Examples of parts that have a place as JSON; ``size`` places in a row are a partition."""
-    for uri, first in zip(parts["uri"].to_pylist(), parts["first"].to_pylist(), strict=True):
-        records = enumerate(read(CorpusPart(uri, first), corpus), start=first)
-        found = [(places[p], msgspec.json.encode(record)) for p, record in records if places[p] >= 0]
-        row = np.array([place for place, _ in found], dtype=np.int64)
-        said = pa.array([record for _, record in found], pa.binary())
-        yield pa.table({"partition": row // size, "row": row, "record": said})
-
-
-def embedded(group: pa.Table, base: str, embedder_uri: str) -> pa.Table:
-    """Return the vectors of the Examples in a partition, and the tokens that the base at a URI read."""
-    with _reader(base, embedder_uri) as reader:
-        return _told(group, "vector", lambda records: fixed(reader.embed(records, unheard)), reader)
-
-
-def scored(group: pa.Table, base: str, embedder_uri: str) -> pa.Table:
-    """Return the losses per answer token of the Examples in a partition, and the tokens as ``embedded``."""
-    with _reader(base, embedder_uri) as reader:
-        return _told(group, "nats", lambda records: reader.nats(records, unheard), reader)
-
-
-@contextmanager
-def _reader(base: str, embedder_uri: str) -> Iterator["Reader"]:
-    from deepcuts.components.select.reader import Reader  # loads torch, which most tasks do without
-
-    with tempfile.TemporaryDirectory(prefix="base-") as scratch:
-        carry.get(base, Path(scratch) / "base")
-        yield Reader(Path(scratch) / "base", embedder_uri)
-
-
-def _told(group: pa.Table, name: str, read: Callable[[Sequence[Example]], Any], reader: "Reader") -> pa.Table:
-    """Return what ``read`` says of each Example as the column ``name``; the first row has all tokens."""
-    group = group.sort_by("row")
-    records = [msgspec.json.decode(line, type=Example) for line in group["record"].to_pylist()]
-    said = read(records)
-    tokens = [reader.tokens] + [0] * (len(records) - 1)
-    return pa.table({"row": group["row"], name: said, "tokens": tokens})
 
 
 def still(table: pa.Table, rows: Rows) -> pa.Table:

@@ -21,7 +21,7 @@ from deepcuts.components.core.examples import Example
 from deepcuts.components.core.receipts import Facts
 from deepcuts.components.core.store import Store
 from deepcuts.components.rayjob.session import on_cluster
-from deepcuts.components.select import duplicates, near, parts, reader
+from deepcuts.components.select import duplicates, near, parts, ray_reading, reader
 from deepcuts.components.select import ray_blocks as blocks
 from deepcuts.components.select.duplicates import Match
 from deepcuts.components.select.near import Bands
@@ -129,11 +129,11 @@ class RaySelection(Represented):
         return super().facts() | own
 
     def _read_vectors(self) -> Vectors:
-        said = b"".join(self._read_by_model(blocks.embedded)["vector"].to_pylist())
+        said = b"".join(self._read_by_model(ray_reading.embedded)["vector"].to_pylist())
         return np.frombuffer(said, dtype=np.float32).reshape(len(self.rows), -1)
 
     def _read_nats(self) -> list[float]:
-        nats: list[float] = self._read_by_model(blocks.scored)["nats"].to_pylist()
+        nats: list[float] = self._read_by_model(ray_reading.scored)["nats"].to_pylist()
         return nats
 
     def _has_word_of(self, words: Set[str]) -> bool:
@@ -144,12 +144,10 @@ class RaySelection(Represented):
         """Apply ``function`` to the remaining rows, in the chunks of a local selection; keep the order."""
         places = np.full(len(self._positions), -1, dtype=np.int64)
         places[self._positions[self.rows]] = np.arange(len(self.rows))
-        records = self._of_parts(blocks.chunks, places=places, size=reader.CHUNK)
-        base = (
-            self._store.uri(f"inputs/{deposit(self._store, self._base)}")
-            if on_cluster()
-            else (self._base.resolve().as_uri())
-        )
+        records = self._of_parts(ray_reading.chunks, places=places, size=reader.CHUNK)
+        base = self._base.resolve().as_uri()
+        if on_cluster():
+            base = self._store.uri(f"inputs/{deposit(self._store, self._base)}")
         read = partial(function, base=base, embedder_uri=self._embedder_uri)
         table = _collected(self._grouped(records, read)).sort_by("row")
         self._reader.tokens += sum(table["tokens"].to_pylist())

@@ -3,8 +3,8 @@
     python -m tests.benchmarks.ray_rows select|ingest [--rows 200000] [--repeats 1] [--ways local ray-1 ray-2]
                                         [--semantic 1.0]
 
-Rows are questions of GSM8K and banking77, two at a time; a fifth are copies with a change, and every
-hundredth is held out of a selection. Ways alternate. Each is a process of its own, whose wall time has the
+Rows are questions of banking77, two at a time; a fifth are copies with a change, and every hundredth is held
+out of a selection. Ways alternate. Each is a process of its own, whose wall time has the
 start of Python and of Ray in it. On two cores a second worker shares them with the process that starts it.
 Prints Markdown; ends with 1 if an output differs.
 """
@@ -27,7 +27,7 @@ from deepcuts.components.core import examples, files
 from deepcuts.components.core.examples import Example, Message
 from deepcuts.components.training import models, stored_lengths
 from tests.benchmarks.banking77 import BANKING77
-from tests.benchmarks.gsm8k import BASE, GSM8K
+from tests.benchmarks.duplicates import BASE
 
 WAYS = ("local", "ray-1", "ray-2")
 OUTPUTS = {
@@ -60,7 +60,6 @@ def texts(count: int) -> list[str]:
     """Pairs of real questions; a fifth are copies: exact, in capitals, a word changed, longer, reordered."""
     with (BANKING77 / "train.csv").open(newline="") as file:
         asked = [row["text"] for row in csv.DictReader(file)]
-    asked += [json.loads(line)["question"] for line in (GSM8K / "train.jsonl").open()]
     drawn = random.Random(0)
     found = [" ".join(drawn.sample(asked, 2)) for _ in range(count - count // 5)]
     for number, text in enumerate(drawn.sample(found, count // 5)):

@@ -27,27 +27,24 @@ def ray() -> None:
     pytest.importorskip("ray", reason='pip install "deepcuts[ray]"')
 
 
-def made(folder: Path, engine: str, max_bad_share: float = 0.2) -> tuple[dict[str, object], dict[str, bytes]]:
+def values(folder: Path, engine: str, **changed: Any) -> dict[str, Any]:
+    places = {name: folder / name for name in ("raw", "base")}
+    places |= {name: folder / engine / name for name in OUTPUTS}
+    settings: dict[str, Any] = {
+        "format": "auto",
+        "columns": {},
+        "config": "",
+        "fold_system": False,
+        "seed": 0,
+    }
+    shares = {"valid_share": 0.05, "test_share": 0.1, "max_bad_share": 0.2, "max_tokens": 120}
+    cluster = {"engine": engine, "ray": RayCluster(workers=1), "ray_image": "", "nodepools": NodePools(())}
+    return places | settings | shares | cluster | {"store": ""} | changed
+
+
+def made(folder: Path, engine: str, **changed: Any) -> tuple[dict[str, object], dict[str, bytes]]:
     """(facts, bytes by output) of one run."""
-    facts = ingest(
-        raw=folder / "raw",
-        base=folder / "base",
-        **{name: folder / engine / name for name in OUTPUTS},
-        format="auto",
-        columns={},
-        config="",
-        valid_share=0.05,
-        test_share=0.1,
-        max_bad_share=max_bad_share,
-        fold_system=False,
-        max_tokens=120,
-        engine=engine,
-        ray=RayCluster(workers=1),
-        ray_image="",
-        nodepools=NodePools(()),
-        store="",
-        seed=0,
-    )
+    facts = ingest(**values(folder, engine, **changed))
     return facts, {name: (folder / engine / name).read_bytes() for name in OUTPUTS}
 
 

@@ -24,6 +24,7 @@ from deepcuts.components.rayjob import elsewhere, follow, work
 from deepcuts.components.rayjob.cluster import RayJobs
 from deepcuts.components.rayjob.job import rayjob
 from deepcuts.components.rayjob.settings import RayCluster
+from tests.components import test_ingest_ray
 from tests.components.api_server import serving
 from tests.components.kuberay import Json, KubeRay, ended
 from tests.manifests.test_kserve import problems
@@ -267,6 +268,19 @@ def test_what_the_step_refuses_there_ends_it_here_in_the_same_way_and_a_retry_st
     assert codes == [3] and kuberay.jobs == {}
     examples.write(tmp_path / "corpus", CORPUS)
     assert run(given)["kept"] == 5 and codes == [3, 0]
+
+
+def test_rows_that_are_refused_there_are_set_aside_here_with_the_name_of_their_file(tmp_path, kuberay, given):
+    kuberay.operate = operator([])
+    raw = tmp_path / "questions.jsonl"
+    raw.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": 1,\n')
+    made = test_ingest_ray.OUTPUTS
+    own = test_ingest_ray.values(tmp_path, "local", raw=raw, max_bad_share=0.1)
+    own |= {name: given[name] for name in ("ray", "ray_image", "nodepools", "store")}
+    with pytest.raises(DataError, match=f"1 of 2 rows are bad.*see {own['quarantine']}"):
+        elsewhere.run("deepcuts.components.ingest.step", own, ("raw", "base"), made)
+    assert json.loads(own["quarantine"].read_bytes())["file"] == "questions.jsonl"
+    assert not own["train"].exists()
 
 
 def test_a_rayjob_without_a_receipt_is_run_again(given, kuberay):

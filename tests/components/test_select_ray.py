@@ -76,8 +76,8 @@ def test_ray_selects_what_a_local_selection_does(corpus):
 @pytest.mark.parametrize(
     "changed",
     [
-        {"semantic_threshold": 0.99, "method": "coverage"},
-        {"semantic_threshold": 0.999, "method": "target"},
+        {"semantic_threshold": 0.5, "method": "coverage"},
+        {"semantic_threshold": 0.6, "method": "target"},
         {"method": "loss"},
     ],
 )
