@@ -5,7 +5,6 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
-from functools import partial
 from itertools import chain, islice, takewhile
 from multiprocessing import get_context
 from typing import NamedTuple
@@ -226,7 +225,7 @@ def _spread(
         "false"  # there is a process per core already, and its threads do not survive a fork
     )
     with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
-        yield from in_order(chunks, partial(pool.submit, _work), workers)
+        yield from in_order(chunks, lambda chunk: pool.submit(_work, chunk), workers)
 
 
 def _work(chunk: list[Numbered]) -> Chunk:

@@ -44,19 +44,18 @@ def converted_on_ray(rows: Iterable[Numbered], converter: Converter) -> Iterator
     import ray  # takes a second, and only this engine needs it
 
     held, work = [ray.put(converter)], ray.remote(_work)
-    cores = int(ray.cluster_resources().get("CPU", 1))  # none yet if all workers are late
+    cores = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
     yield from in_order(chunked(rows), lambda chunk: work.remote(held, chunk).future(), cores)
 
 
-def _work(held: Sequence["ObjectRef"], chunk: list[Numbered]) -> Chunk:
+def _work(held: Sequence["ObjectRef[Converter]"], chunk: list[Numbered]) -> Chunk:
     return _converter(held[0]).chunk(chunk)
 
 
 @lru_cache(maxsize=1)
-def _converter(held: "ObjectRef") -> Converter:
+def _converter(held: "ObjectRef[Converter]") -> Converter:
     """Return the converter, once per process: rebuilding a tokenizer of 50,000 tokens takes seconds."""
     import ray
 
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is a process per core already
-    found: Converter = ray.get(held)
-    return found
+    return ray.get(held)
