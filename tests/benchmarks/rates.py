@@ -15,8 +15,10 @@ from pathlib import Path
 import torch
 
 from deepcuts.components.core import examples
+from deepcuts.components.core.nodepools import NodePools
 from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.ingest.step import ingest
+from deepcuts.components.rayjob.settings import RayCluster
 from deepcuts.components.training import models, rates, scoring
 from tests.benchmarks import banking77, gsm8k, throughput
 from tests.conftest import ROOT
@@ -48,6 +50,11 @@ def write(folder: Path, task: str, count: int, base: Path) -> tuple[Path, Path]:
             max_bad_share=0.05,
             fold_system=False,
             max_tokens=Recipe().seq_len,
+            engine="local",
+            ray=RayCluster(),
+            ray_image="",
+            nodepools=NodePools(()),
+            store="",
             seed=0,
         )
     else:
