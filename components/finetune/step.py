@@ -62,7 +62,7 @@ def finetune(
     identity = training_id(recipe, files.digest(base), files.digest(train))
     objects = open_store(store)
     messages = RunMessages(objects, identity, recipe.budget_tokens, recipe.budget_seconds)
-    accelerator = Accelerator(mixed_precision=models.mixed_precision(recipe))
+    accelerator = sharding.group(recipe)
     writing = held(objects, identity) if accelerator.is_main_process else nullcontext()
     with writing as lease, messages.failures(lease):  # in this order: without a lease, no message
         if accelerator.is_main_process:

@@ -16,7 +16,20 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from deepcuts.components.core.recipe import SHARDED, Recipe
+from deepcuts.components.training import models
 from deepcuts.components.training.blocks import blocks_of
+
+
+def group(recipe: Recipe) -> Accelerator:
+    """Return the processes that train together: all that torchrun started, else this one.
+
+    Accelerate has to be told that processes without a CUDA device belong together. Otherwise each would train
+    the whole run by itself.
+    """
+    on_cpus = "RANK" in os.environ and not torch.cuda.is_available()
+    found = Accelerator(cpu=on_cpus, mixed_precision=models.mixed_precision(recipe))
+    assert found.num_processes == int(os.environ.get("WORLD_SIZE", 1)), "processes that do not train together"
+    return found
 
 
 def strategy(recipe: Recipe, accelerator: Accelerator) -> str:

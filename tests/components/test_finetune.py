@@ -341,7 +341,7 @@ def test_a_sharded_finetune_writes_the_model_of_one_process(go, base, tmp_path, 
         "deepcuts.components.finetune.step",
         *tiny.argv(flags),
     ]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", *argv], cwd=ROOT, env=environment, check=True
     )
