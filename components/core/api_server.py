@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import urllib3
 from kubernetes import client, config
@@ -21,6 +21,17 @@ REQUEST_SECONDS = 30
 FORBIDDEN, NOT_FOUND, CONFLICT = 403, 404, 409
 REFUSED = (400, 422)
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+class Operator(NamedTuple):
+    """What to tell the user of a custom resource whose operator does not take it."""
+
+    refuses: str
+    """Before the server's message: ``Katib refuses the Experiment``."""
+    missing: str
+    """If the cluster does not know the resource."""
+    manifests: str
+    """Command that gives the rights."""
 
 
 def connect(namespace: str) -> str:
@@ -64,6 +75,20 @@ def ask(
             raise
 
     return retry(once, FAULTS, judge, outage_seconds)
+
+
+def judged(error: Exception, kind: str, operator: Operator) -> Exception:
+    """Return what a fault means for the user of ``kind``: a StoreError if it may pass, else a ValueError."""
+    status = getattr(error, "status", None)
+    if is_over_quota(error):
+        return StoreError(f"no room for {kind}: {reason(error)}")
+    if status == FORBIDDEN:
+        return ValueError(f"{kind}: {reason(error)}: {operator.manifests} gives the right")
+    if status == NOT_FOUND:
+        return ValueError(operator.missing)
+    if status in REFUSED:
+        return ValueError(f"{operator.refuses}: {reason(error)}")
+    return StoreError(f"the API server does not answer: {reason(error)}")
 
 
 def wait_until(gone: Callable[[], bool], seconds: float, problem: str) -> None:

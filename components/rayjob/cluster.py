@@ -7,21 +7,23 @@ from kubernetes import client
 
 from deepcuts.components.core.api_server import (
     CONFLICT,
-    FORBIDDEN,
     NOT_FOUND,
     OUTAGE_SECONDS,
-    REFUSED,
+    Operator,
     ask,
-    is_over_quota,
-    reason,
+    judged,
     wait_until,
 )
-from deepcuts.components.core.errors import StoreError
 
 Json = dict[str, Any]
 GROUP, VERSION, KIND = "ray.io", "v1", "rayjobs"
 GONE_SECONDS = 120.0
 """Time to wait for a deletion: the head's pod has the grace period of all pods."""
+KUBERAY = Operator(
+    refuses="KubeRay refuses the RayJob",
+    missing="no RayJobs in this cluster: install KubeRay, or set engine local",
+    manifests="kubectl apply -k manifests/options/ray",
+)
 
 
 class RayJobs:
@@ -71,22 +73,7 @@ class RayJobs:
         return ask(
             call,
             *(GROUP, VERSION, self.namespace, KIND, *words),
-            judge=self._judged,
+            judge=lambda error: judged(error, f"{KIND} in {self.namespace}", KUBERAY),
             outage_seconds=self._outage_seconds,
             missing=missing,
         )
-
-    def _judged(self, error: Exception) -> Exception:
-        status = getattr(error, "status", None)
-        if is_over_quota(error):
-            return StoreError(f"no room for the RayJob: {reason(error)}")
-        if status == FORBIDDEN:
-            return ValueError(
-                f"RayJobs in {self.namespace}: {reason(error)}: kubectl apply -k manifests/options/ray gives "
-                "the right"
-            )
-        if status == NOT_FOUND:
-            return ValueError("no RayJobs in this cluster: install KubeRay, or set engine local")
-        if status in REFUSED:
-            return ValueError(f"KubeRay refuses the RayJob: {reason(error)}")
-        return StoreError(f"the API server does not answer: {reason(error)}")

@@ -9,17 +9,14 @@ from deepcuts.components.core import node
 from deepcuts.components.core.api_server import (
     CONFLICT,
     FAULTS,
-    FORBIDDEN,
     NOT_FOUND,
     OUTAGE_SECONDS,
-    REFUSED,
     REQUEST_SECONDS,
+    Operator,
     ask,
-    is_over_quota,
-    reason,
+    judged,
     wait_until,
 )
-from deepcuts.components.core.errors import StoreError
 from deepcuts.components.trainjob.job import CONTAINER, GROUP, VERSION, Json
 
 KIND = "trainjobs"
@@ -29,8 +26,11 @@ JOBSET, INDEX = "jobset.sigs.k8s.io/jobset-name", "batch.kubernetes.io/job-compl
 """Labels of the pods: the JobSet, named as its TrainJob, and the number of the node."""
 GONE_SECONDS = 300.0
 """Time to wait for a deleted TrainJob's pods, whose grace period is 120 s."""
-MANIFESTS = "kubectl apply -k manifests/trainer"
-NO_TRAINER = "no TrainJobs in this cluster: install Kubeflow Trainer 2.3, or set max_nodes to 1 in nodepools"
+TRAINER = Operator(
+    refuses="Kubeflow Trainer refuses the TrainJob",
+    missing="no TrainJobs in this cluster: install Kubeflow Trainer 2.3, or set max_nodes to 1 in nodepools",
+    manifests="kubectl apply -k manifests/trainer",
+)
 
 
 class Trainer:
@@ -120,18 +120,8 @@ class Trainer:
         return ask(
             call,
             *words,
-            judge=lambda error: self._judged(error, kind),
+            judge=lambda error: judged(error, f"{kind} in {self.namespace}", TRAINER),
             outage_seconds=self._outage_seconds,
             missing=missing,
             **named,
         )
-
-    def _judged(self, error: Exception, kind: str) -> Exception:
-        status = getattr(error, "status", None)
-        if status == FORBIDDEN and not is_over_quota(error):
-            return ValueError(f"{kind} in {self.namespace}: {reason(error)}: {MANIFESTS} gives the right")
-        if status == NOT_FOUND:
-            return ValueError(NO_TRAINER)
-        if status in REFUSED:
-            return ValueError(f"Kubeflow Trainer refuses the TrainJob: {reason(error)}")
-        return StoreError(f"the API server does not answer: {reason(error)}")

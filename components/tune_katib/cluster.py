@@ -8,21 +8,23 @@ from kubernetes import client
 
 from deepcuts.components.core.api_server import (
     CONFLICT,
-    FORBIDDEN,
     NOT_FOUND,
     OUTAGE_SECONDS,
-    REFUSED,
+    Operator,
     ask,
-    reason,
+    judged,
     wait_until,
 )
-from deepcuts.components.core.errors import StoreError
 
 T = TypeVar("T")
 GROUP, VERSION = "kubeflow.org", "v1beta1"
 GONE_SECONDS = 120.0
 """Time to wait for deletion: Katib removes a trial's metrics from its database before the trial."""
-MANIFESTS = "kubectl apply -k manifests/katib"
+KATIB = Operator(
+    refuses="Katib refuses the Experiment",
+    missing="no Experiments in this cluster: install Katib 0.19, or use tune, which does not need it",
+    manifests="kubectl apply -k manifests/katib",
+)
 
 
 class Katib:
@@ -96,20 +98,8 @@ class Katib:
         return ask(
             call,
             *(GROUP, VERSION, self.namespace, kind, *words),
-            judge=lambda error: self._judged(error, kind),
+            judge=lambda error: judged(error, f"{kind} in {self.namespace}", KATIB),
             outage_seconds=self._outage_seconds,
             missing=missing,
             **named,
         )
-
-    def _judged(self, error: Exception, kind: str) -> Exception:
-        status = getattr(error, "status", None)
-        if status == FORBIDDEN:
-            return ValueError(f"{kind} in {self.namespace}: {reason(error)}: {MANIFESTS} gives the right")
-        if status == NOT_FOUND:
-            return ValueError(
-                f"no {kind} in this cluster: install Katib 0.19, or use tune, which does not need it"
-            )
-        if status in REFUSED:
-            return ValueError(f"Katib refuses the Experiment: {reason(error)}")
-        return StoreError(f"the API server does not answer: {reason(error)}")
