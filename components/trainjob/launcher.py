@@ -38,8 +38,7 @@ def on_nodes(
     def launched(**values: Any) -> Facts:
         task = node_task(argv, executor, module, step.__name__, spread)
         store = open_store(task.root)
-        if not store.exists(f"{task.made}/{RECEIPT}"):  # else an earlier pod of this task was lost afterwards
-            run_to_end(Trainer(connect("")), spread, task, store)
+        run_to_end(Trainer(connect("")), spread, task, store)
         return collected(store, task, executor) | {
             "nodes": spread.nodes,
             "trained_on": spread.pool,
@@ -50,7 +49,7 @@ def on_nodes(
 
 
 def run_to_end(trainer: Trainer, spread: Spread, task: NodeTask, store: Store) -> None:
-    """Create the TrainJob unless it exists, follow it to its end and delete it.
+    """Create the TrainJob unless it exists or has left its outputs, follow it to its end and delete it.
 
     Raises:
         Preempted: SIGTERM arrived; the TrainJob is deleted.
@@ -60,6 +59,8 @@ def run_to_end(trainer: Trainer, spread: Spread, task: NodeTask, store: Store) -
     try:
         trainer.settle(name)
         if trainer.job(name) is None:
+            if store.exists(f"{task.made}/{RECEIPT}"):  # an earlier pod of this task was lost afterwards
+                return
             made = trainjob(name, trainer.own_image(), spread, task)
             with undisturbed():
                 trainer.create(made)

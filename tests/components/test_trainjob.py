@@ -235,6 +235,20 @@ def test_outputs_in_the_store_are_taken_though_the_trainjob_is_gone(trainer, exe
     assert len(trainer.made) == 1 and (tmp_path / "out/model/weights").exists()
 
 
+def test_a_trainjob_that_left_its_outputs_before_its_launcher_was_killed_is_deleted_by_the_successor(
+    trainer, executor, monkeypatch
+):
+    def crash(*words: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
+        patch.setattr(launcher.Trainer, "delete", crash)
+        run(executor)
+    assert len(trainer.jobs) == 1
+    assert run(executor) == 0
+    assert trainer.jobs == {} and len(trainer.made) == 1
+
+
 def test_sigterm_deletes_the_trainjob_at_once(trainer, nodes, executor, monkeypatch):
     monkeypatch.setattr(follow, "POLL_SECONDS", 60.0)
     running = threading.Event()
