@@ -16,26 +16,15 @@ import pytest
 
 from deepcuts.components.core import attempts as attempt_files
 from deepcuts.components.core import carry, receipts, run_records
-from deepcuts.components.core.spread import SPREAD, Spread
+from deepcuts.components.core.spread import SPREAD
 from deepcuts.components.core.store import open_store
 from tests.components.api_server import serving
-from tests.components.trainer import PodEnd, TrainerServer
+from tests.components.trainer import CPUS, PodEnd, TrainerServer
 from tests.conftest import ROOT
 from tests.training import tiny
 
 pytestmark = pytest.mark.slow  # three or four processes that import torch and transformers
 Json = dict[str, Any]
-CPUS = Spread(
-    nodes=2,
-    pool="cpu",
-    selector={"node-pool": "cpu"},
-    taints=[],
-    queue="",
-    cpu="1",
-    memory="2Gi",
-    accelerator="",
-    devices=0,
-)
 
 
 class ProcessPods:
@@ -60,7 +49,7 @@ class ProcessPods:
                 "PET_MASTER_PORT": self._port,
                 "POD_UID": uid,
                 "PYTHONPATH": str(ROOT),
-                "ACCELERATE_USE_CPU": "true",
+                "CUDA_VISIBLE_DEVICES": "",
                 "OMP_NUM_THREADS": "1",
             }
             command = [sys.executable, *trainer["command"][1:], *trainer["args"]]

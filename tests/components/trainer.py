@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from deepcuts.components.core.spread import Spread
 from tests.conftest import ROOT
 
 Json = dict[str, Any]
@@ -16,6 +17,17 @@ Json = dict[str, Any]
 RULES = NODE_JOB["template"]["spec"]["podFailurePolicy"]["rules"]
 FINAL = next(r["onExitCodes"]["values"] for r in RULES if r["action"] == "FailJob")
 MOMENT = "2026-11-30T10:00:00Z"
+CPUS = Spread(
+    nodes=2,
+    pool="cpu",
+    selector={"node-pool": "cpu"},
+    taints=[],
+    queue="",
+    cpu="1",
+    memory="2Gi",
+    accelerator="",
+    devices=0,
+)
 
 
 class PodEnd(NamedTuple):
