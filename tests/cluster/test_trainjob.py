@@ -31,7 +31,7 @@ from tests.training import tiny
 pytestmark = pytest.mark.cluster
 Json = dict[str, Any]
 NODES = msgspec.structs.replace(CPUS, cpu="500m", memory="1500Mi")
-FOUR = msgspec.structs.replace(CPUS, nodes=4, cpu="350m", memory="1200Mi")
+FOUR = msgspec.structs.replace(CPUS, nodes=4, cpu="250m", memory="1200Mi")
 PAIR = msgspec.structs.replace(
     NODES,
     selector={"test-pair": "yes"},
