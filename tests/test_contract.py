@@ -86,9 +86,7 @@ def test_component_passes_exactly_the_flags_its_step_takes(name):
 
 def unused(face: BaseComponent) -> list[str]:
     """Inputs and outputs that no flag passes."""
-    args = [str(word) for word in container_of(face).args]
-    pairs = zip(args[::2], args[1::2], strict=True)
-    values = [executor_input.spelled_out(flag, word) for flag, word in pairs]
+    values = [word for _, word in executor_input.pairs(list(map(str, container_of(face).args)))]
     files = [value.removeprefix(PARAMETER) for value in values if value.startswith(PARAMETER)]
     begins = tuple(word[:-1] for value in files for word in value.split(",") if word.endswith("*"))
     names = [*(face.component_spec.inputs or {}), *(face.component_spec.outputs or {})]
@@ -148,8 +146,7 @@ def joined() -> list[BaseComponent]:
 def parts_of(face: BaseComponent) -> dict[str, tuple[str, dict[str, Any]]]:
     """(module, values by flag) of each step of a joined component, by its name in the ledger."""
     found: dict[str, tuple[str, dict[str, Any]]] = {}
-    args = container_of(face).args
-    for flag, value in zip(args[::2], args[1::2], strict=True):
+    for flag, value in executor_input.pairs(container_of(face).args):
         if flag == "--part":
             name, module = executor_input.named_step(value)
             found[name] = (module, {})

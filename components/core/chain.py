@@ -47,11 +47,11 @@ def split(argv: list[str]) -> tuple[dict[str, str], list[ChainPart]]:
     """
     own: dict[str, str] = {}
     parts: list[ChainPart] = []
-    for flag, value in zip(argv[::2], argv[1::2], strict=True):  # every flag takes one value
+    for flag, value in executor_input.pairs(argv):
         if flag == PART:
             parts.append(ChainPart(*executor_input.named_step(value), []))
         elif parts:
-            parts[-1].argv.extend([flag, executor_input.spelled_out(flag, value)])
+            parts[-1].argv.extend([flag, value])
         else:
             own[flag] = value
     if not parts:

@@ -16,7 +16,7 @@ from kfp.dsl.placeholders import (
     OutputPathPlaceholder,
 )
 
-from deepcuts.components.core.executor_input import PARAMETER, STEP, flag_of, shortened
+from deepcuts.components.core.executor_input import PARAMETER, STEP, flag_of, joined, shortened
 
 REGISTRY = os.environ.get("DEEPCUTS_REGISTRY", "localhost/deepcuts")
 TAG = os.environ.get("DEEPCUTS_TAG", "dev")
@@ -80,7 +80,7 @@ def chain(image: str, receipt: dsl.Output[dsl.Metrics], **parts: ChainedStep) ->
     for name, step in parts.items():
         beginning, end = STEP.split("{}")  # left out to save space: a run's status repeats each word 8 times
         folder = step.module.removeprefix(beginning).removesuffix(end)
-        args += ["--part", name if name == folder else f"{name}={folder}", *step.args]
+        args += ["--part", name if name == folder else f"{name}={folder}", *joined(step.args)]
     command = ["python", "-m", "deepcuts.components.core.chain"]
     return dsl.ContainerSpec(image=image_name(image), command=command, args=args)
 

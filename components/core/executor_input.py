@@ -1,12 +1,13 @@
 """Look up a task's parameters and artifacts in KFP's executor input."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 PARAMETER = "$."
 """Prefix of a flag's value that names a parameter; the step looks the parameter up."""
-
+SAME = "--same"
+"""Flag of a chain with the names of others, each of which has the parameter it is named for."""
 
 STEP = "deepcuts.components.{}.step"
 """Module of one of our steps, by folder name."""
@@ -47,9 +48,26 @@ def shortened(flag: str, word: object) -> object:
     return PARAMETER if same else word
 
 
+def joined(args: Sequence[object]) -> list[object]:
+    """Return a chain's flags with all that have ``$.`` in one, ``--same base,valid``, which is shorter."""
+    given = list(zip(args[::2], args[1::2], strict=True))
+    same = ",".join(str(flag).removeprefix("--") for flag, word in given if word == PARAMETER)
+    others = [word for pair in given if pair[1] != PARAMETER for word in pair]
+    return [*([SAME, same] if same else []), *others]
+
+
 def spelled_out(flag: str, word: str) -> str:
     """Return a flag's value as it was before ``shortened``."""
     return PARAMETER + flag.removeprefix("--").replace("-", "_") if word == PARAMETER else word
+
+
+def pairs(args: Sequence[str]) -> list[tuple[str, str]]:
+    """Return flags and values as they were before ``shortened`` and ``joined``."""
+    found: list[tuple[str, str]] = []
+    for flag, word in zip(args[::2], args[1::2], strict=True):  # every flag takes one value
+        flags = [f"--{name}" for name in word.split(",")] if flag == SAME else [flag]
+        found += [(one, spelled_out(one, PARAMETER if flag == SAME else word)) for one in flags]
+    return found
 
 
 def value(word: str, executor: Mapping[str, Any] | None) -> str:

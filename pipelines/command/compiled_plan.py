@@ -122,5 +122,4 @@ def _flags(leaf: pipeline_spec.Leaf) -> dict[str, str]:
     if chain.PART in args:
         module = executor_input.step_module("plan")
         (args,) = [part.argv for part in chain.split(args)[1] if part.module == module]
-    pairs = zip(args[::2], args[1::2], strict=True)
-    return {flag: executor_input.spelled_out(flag, word) for flag, word in pairs if flag not in OF_EACH_STEP}
+    return {flag: word for flag, word in executor_input.pairs(args) if flag not in OF_EACH_STEP}

@@ -180,8 +180,7 @@ def argv(leaf: pipeline_spec.Leaf, parameters: Json, places: Mapping[str, str]) 
         lambda artifact: f"file://{artifact.path}",
         lambda name: places.get(name, f"/scratch/{name}"),
     )
-    pairs = zip(container.args[::2], container.args[1::2], strict=True)
-    args = [word for flag, value in pairs for word in (flag, executor_input.spelled_out(flag, value))]
+    args = [word for pair in executor_input.pairs(container.args) for word in pair]
     words = [*container.command, *args]
     at = words.index("--executor-input")
     filled = placeholders.fill([*words[:at], *words[at + 2 :]], executor, {})

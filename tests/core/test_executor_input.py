@@ -48,3 +48,12 @@ def test_what_is_not_there_is_named_with_what_is(word):
 
 def test_the_pool_of_a_task_that_is_placed_in_the_run():
     assert executor_input.pool(EXECUTOR) == "gpu-spot" and executor_input.pool({}) == ""
+
+
+def test_flags_named_as_their_parameters_are_one_flag_of_a_chain_and_the_same_when_read():
+    given = ["--max-tokens", "$.", "--seed", "$.split_seed", "--base", "$.", "--phases", "4"]
+    short = executor_input.joined(given)
+    assert short == ["--same", "max-tokens,base", "--seed", "$.split_seed", "--phases", "4"]
+    assert sorted(executor_input.pairs(short)) == sorted(executor_input.pairs(given))
+    assert dict(executor_input.pairs(short))["--max-tokens"] == "$.max_tokens"
+    assert executor_input.joined(["--phases", "4"]) == ["--phases", "4"]
