@@ -42,6 +42,11 @@ def flag_of(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def parameter_of(flag: str) -> str:
+    """Return the parameter that ``flag`` is named for."""
+    return flag.removeprefix("--").replace("-", "_")
+
+
 def shortened(flag: str, word: object) -> object:
     """Return ``$.`` for a value that names its own flag's parameter; a run's status repeats it 8 times."""
     same = isinstance(word, str) and flag == flag_of(word.removeprefix(PARAMETER))
@@ -58,7 +63,7 @@ def joined(args: Sequence[object]) -> list[object]:
 
 def spelled_out(flag: str, word: str) -> str:
     """Return a flag's value as it was before ``shortened``."""
-    return PARAMETER + flag.removeprefix("--").replace("-", "_") if word == PARAMETER else word
+    return PARAMETER + parameter_of(flag) if word == PARAMETER else word
 
 
 def pairs(args: Sequence[str]) -> list[tuple[str, str]]:

@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 import torch
-from accelerate import Accelerator
 from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
@@ -27,7 +26,16 @@ from deepcuts.components.distill.costs import Costs, TrainingClock
 from deepcuts.components.distill.distill_config import DistillConfig, check_questions, identity, longer
 from deepcuts.components.distill.losses import DIVERGENCES, Cached, DistillationLoss, Online, Teacher
 from deepcuts.components.distill.on_policy import OnPolicyLoss
-from deepcuts.components.training import adapters, data_tokens, loop, models, packing, sampling, scoring
+from deepcuts.components.training import (
+    adapters,
+    data_tokens,
+    loop,
+    models,
+    packing,
+    sampling,
+    scoring,
+    sharding,
+)
 from deepcuts.components.training.checkpoints import Checkpoints
 from deepcuts.components.training.lease import held
 from deepcuts.components.training.losses import CompletionLoss
@@ -69,7 +77,7 @@ def distill(
     objects, records = open_store(store), examples.read(train)
     check_questions(records, method)
     run = identity(recipe, kd, teacher, base, train, layers, config)
-    accelerator = Accelerator(mixed_precision=models.mixed_precision(recipe))
+    accelerator = sharding.group(recipe)
     network, tokenizer = build_student(base, layers, config, recipe)
     clock = TrainingClock(objects, run)  # from here on, as work that both arms need does not count
     began = time.process_time()

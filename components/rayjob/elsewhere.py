@@ -14,7 +14,7 @@ from deepcuts.components.core import carry, records
 from deepcuts.components.core.attempts import FINAL, POD_RECEIPTS
 from deepcuts.components.core.cancel import sigterm
 from deepcuts.components.core.errors import Preempted, StoreError
-from deepcuts.components.core.executor_input import flag_of
+from deepcuts.components.core.executor_input import flag_of, parameter_of
 from deepcuts.components.core.receipts import END_REASONS, Facts, Meter, Receipt
 from deepcuts.components.core.store import Store, open_shared, open_store
 from deepcuts.components.rayjob.settings import RayCluster
@@ -53,10 +53,8 @@ def run(module: str, given: Mapping[str, Any], inputs: Sequence[str], outputs: S
     from deepcuts.components.rayjob.job import rayjob
 
     cluster, version = given["ray"], importlib.metadata.version("ray")
-    pool, objects = (
-        given["nodepools"].named(cluster.pool, "ray.pool"),
-        open_shared(given["store"], "a RayJob runs in other pods"),
-    )
+    pool = given["nodepools"].named(cluster.pool, "ray.pool")
+    objects = open_shared(given["store"], "a RayJob runs in other pods")
     task = RayTask(
         module=module,
         store=given["store"],
@@ -99,11 +97,7 @@ def _fetch(objects: Store, folder: str, task: RayTask, given: Mapping[str, Any])
     """Fetch the outputs that were made."""
     for flag in task.outputs:
         if objects.list(key := f"{folder}/outputs/{flag.lstrip('-')}"):
-            carry.get(objects.uri(key), given[_parameter(flag)])
-
-
-def _parameter(flag: str) -> str:
-    return flag.removeprefix("--").replace("-", "_")
+            carry.get(objects.uri(key), given[parameter_of(flag)])
 
 
 def _text(value: object) -> str:
@@ -132,7 +126,7 @@ def _judge(
         theirs = {f"inputs/{flag}/{one.file}".rstrip("/"): flag for flag, one in task.inputs.items()}
         theirs |= {f"outputs/{flag}": flag for flag in task.outputs}
         for place, flag in theirs.items():
-            ours = str(given[_parameter(flag)])
+            ours = str(given[parameter_of(flag)])
             message = re.sub(rf"[^\s(]*/{re.escape(place)}\b", lambda found: ours, message)  # noqa: B023
         raise FINAL.get(codes[receipt.end_reason], StoreError)(message)
 

@@ -23,8 +23,8 @@ from deepcuts.components.training.blocks import blocks_of
 def group(recipe: Recipe) -> Accelerator:
     """Return the processes that train together: all that torchrun started, else this one.
 
-    Accelerate has to be told that processes without a CUDA device belong together. Otherwise each would train
-    the whole run by itself.
+    Without a CUDA device, Accelerate joins processes only if told to; otherwise each would train the whole
+    run by itself.
     """
     on_cpus = "RANK" in os.environ and not torch.cuda.is_available()
     found = Accelerator(cpu=on_cpus, mixed_precision=models.mixed_precision(recipe))

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from deepcuts.components.core import cli, examples, files, scorecards, verdicts
@@ -18,7 +17,7 @@ from deepcuts.components.core.recipe import Recipe, training_id
 from deepcuts.components.core.scorecards import Comparison, Score
 from deepcuts.components.core.store import Store, open_store
 from deepcuts.components.core.verdicts import Verdict
-from deepcuts.components.training import adapters, data_tokens, loop, models, scoring
+from deepcuts.components.training import adapters, data_tokens, loop, models, scoring, sharding
 from deepcuts.components.training.checkpoints import Checkpoints
 from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.render import Rendered
@@ -116,7 +115,7 @@ def tried(
     objects: Store,
 ) -> list[Score]:
     """Train one arm and score it on the valid split; a killed step resumes from its checkpoint."""
-    accelerator = Accelerator(mixed_precision=models.mixed_precision(trial))
+    accelerator = sharding.group(trial)
     loss = CompletionLoss(adapters.adapt(network, trial, accelerator.device))
     checkpoints = Checkpoints(objects, training_id(trial, label, data_digest), trial.keep_checkpoints)
     loop.train(loss, data, trial, accelerator, checkpoints)
