@@ -21,7 +21,6 @@ from deepcuts.components.ledger.charges import Charge
 from deepcuts.pipelines.run_file import settings
 from deepcuts.pipelines.runner import run_record, spec_types
 from deepcuts.pipelines.studies import kept_results, study_spec
-from deepcuts.pipelines.studies.kept_results import KeptResult
 from deepcuts.pipelines.studies.savings import RunCost, TrialResult
 from deepcuts.pipelines.studies.study_spec import Study, StudyTrial
 
@@ -60,7 +59,6 @@ async def _run(
 ) -> list[TrialResult]:
     todo = list(study_spec.trials(study))
     kept = kept_results.read(folder / kept_results.FILE)
-    known = {line.inputs: line.result for line in kept}
     content_of = functools.cache(kept_results.content_of)  # all trials have one base
     results: list[TrialResult] = []
     slots, began, spent = asyncio.Semaphore(parallel), time.monotonic(), 0
@@ -70,19 +68,17 @@ async def _run(
         async with slots:
             arguments = arguments_of(study, trial, given, folder)
             inputs = kept_results.inputs_of(arguments, content_of)
-            if found := known.get(inputs):
-                result = msgspec.structs.replace(found, trial=trial)  # an arm may have another name now
-            else:
-                if not done(folder, trial, arguments):
-                    code = await _deepcuts(study, trial, arguments, folder)
-                    spent += 1
-                    if code:
-                        say(f"{trial.folder}: exit code {code}, see {folder / trial.folder}.log")
-                        return
-                result = read(study, trial, folder)
-                kept.append(KeptResult(inputs, result))
+            if inputs not in kept and not done(folder, trial, arguments):
+                code = await _deepcuts(study, trial, arguments, folder)
+                spent += 1
+                if code:
+                    say(f"{trial.folder}: exit code {code}, see {folder / trial.folder}.log")
+                    return
+            if inputs not in kept:
+                kept[inputs] = read(study, trial, folder)
                 kept_results.write(folder / kept_results.FILE, kept)
                 files.remove(folder / trial.folder / "store")
+        result = msgspec.structs.replace(kept[inputs], trial=trial)  # the arm may have another name now
         results.append(result)
         left = (time.monotonic() - began) / max(1, spent) * (len(todo) - len(results))
         say(

@@ -11,7 +11,6 @@ FlashAttention; drawn at random, or of like length where that is cheaper. Its ru
 
 import argparse
 import statistics
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,17 +20,17 @@ import torch
 
 from deepcuts.components.core import examples, scorecards
 from deepcuts.components.core import recipe as recipes
+from deepcuts.components.core.progress import tell
 from deepcuts.components.evaluate.step import evaluate
 from deepcuts.components.training import models, scoring
 from deepcuts.pipelines.runner import run_record
 from deepcuts.pipelines.studies import ablation_report, kept_results, savings, study_spec
-from deepcuts.pipelines.studies.kept_results import KeptResult
 from deepcuts.pipelines.studies.savings import RunCost, TrialResult
 from deepcuts.pipelines.studies.study_spec import Study, StudyTrial
 from tests.benchmarks import throughput
 
-RATES = {"full": (4e-4, 2e-4, 8e-4), "lora": (2e-3, 1e-3, 4e-3)}
-"""Those of the study's own searches."""
+RATES = {"full": (8e-4, 4e-4, 1.6e-3), "lora": (2e-3, 1e-3, 4e-3)}
+"""The study's own rate and those on either side of it."""
 SAMPLERS = ("random", "group_by_length")
 """transformers' ``train_sampling_strategy``."""
 HEAD = [
@@ -63,7 +62,7 @@ class PeerStudy:
 
     def __init__(self, study: Study, folder: Path, base: Path) -> None:
         self.study, self._base, self._file = study, base, folder / "trl.jsonl"
-        self.results = [line.result for line in kept_results.read(self._file)]
+        self._kept = kept_results.read(self._file)
         records = sorted(folder.glob("*/run.json"), key=lambda path: path.stat().st_mtime)
         made = [run_record.read(path.parent).tasks.get("prepare") for path in records]
         done = [task for task in made if task and task.status == "done"]
@@ -74,19 +73,12 @@ class PeerStudy:
     def run(self, which: PeerRun, seed: int) -> TrialResult:
         """Train and score once; what is in the file is not run again."""
         trial = StudyTrial(which.name, self.study.budgets[-1], seed)
-        found = next((result for result in self.results if result.trial == trial), None)
-        if not found:
-            found = self._trained(which, trial)
-            self.results.append(found)
-            kept_results.write(self._file, [KeptResult("", result) for result in self.results])
-            cost = found.cost
-            print(
-                f"{trial.folder}: {found.loss:.3f} nats, {cost.train_cpu_seconds:.0f} CPU s, "
-                f"{cost.trained_tokens} tokens",
-                file=sys.stderr,
-                flush=True,
-            )
-        return found
+        if trial.folder not in self._kept:
+            found = self._kept[trial.folder] = self._trained(which, trial)
+            kept_results.write(self._file, self._kept)
+            seconds, tokens = found.cost.train_cpu_seconds, found.cost.trained_tokens
+            tell(f"{trial.folder}: {found.loss:.3f} nats, {seconds:.0f} CPU s, {tokens} tokens")
+        return self._kept[trial.folder]
 
     def searched(self, method: str) -> tuple[PeerRun, list[TrialResult]]:
         """Find rate and sampler with the first seed; returns the best and the other runs.
@@ -189,7 +181,7 @@ def main() -> None:
     study = study_spec.read(given.study)
     folder = given.runs / study.name
     peer = PeerStudy(study, folder, given.base)
-    arms = [line.result for line in kept_results.read(folder / kept_results.FILE)]
+    arms = list(kept_results.read(folder / kept_results.FILE).values())
     print(ablation_report.table(HEAD, rows(study, arms, peer, given.methods)))
 
 
