@@ -26,15 +26,13 @@ from accelerate import Accelerator
 from transformers import AutoTokenizer
 
 from deepcuts.components.core import examples
-from deepcuts.components.core.nodepools import NodePools
 from deepcuts.components.core.recipe import Recipe, parse
 from deepcuts.components.core.store import open_store
-from deepcuts.components.ingest.step import ingest
-from deepcuts.components.rayjob.settings import RayCluster
 from deepcuts.components.training import adapters, loop, scoring
 from deepcuts.components.training.checkpoints import Checkpoints
 from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.render import Rendered
+from tests.benchmarks.ingested import ingested
 from tests.conftest import ROOT
 from tests.training import tiny
 
@@ -54,28 +52,9 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 
 def conversations(folder: Path) -> Path:
     """The bundled corpus as Examples to train on."""
-    names = ("train", "valid", "test", "labels", "quarantine", "preview")
-    ingest(
-        raw=BUNDLED / "support.jsonl",
-        base=BUNDLED / "base",
-        **{name: folder / name for name in names},
-        page=None,
-        format="auto",
-        columns=None,
-        config=None,
-        valid_share=0.0,
-        test_share=0.0,
-        max_bad_share=0.05,
-        fold_system=False,
-        max_tokens=256,
-        engine="local",
-        ray=RayCluster(),
-        ray_image="",
-        nodepools=NodePools(()),
-        store="",
-        seed=0,
-    )
-    return folder / "train"
+    raw, base = BUNDLED / "support.jsonl", BUNDLED / "base"
+    shares = {"valid_share": 0.0, "test_share": 0.0, "max_bad_share": 0.05}
+    return ingested(raw, base, folder, 256, **shares)["train"]
 
 
 def run(folder: Path, train: Path, **recipe: Any) -> dict[str, Any]:

@@ -15,12 +15,10 @@ from pathlib import Path
 import torch
 
 from deepcuts.components.core import examples
-from deepcuts.components.core.nodepools import NodePools
 from deepcuts.components.core.recipe import Recipe
-from deepcuts.components.ingest.step import ingest
-from deepcuts.components.rayjob.settings import RayCluster
 from deepcuts.components.training import models, rates, scoring
 from tests.benchmarks import banking77, gsm8k, throughput
+from tests.benchmarks.ingested import ingested
 from tests.conftest import ROOT
 
 FACTORS = (1.0, 0.5, 2.0)
@@ -28,36 +26,16 @@ FACTORS = (1.0, 0.5, 2.0)
 
 def write(folder: Path, task: str, count: int, base: Path) -> tuple[Path, Path]:
     """Write training and ``count`` or more test examples of a task, once; returns the two files."""
-    train, test = folder / f"{task}-train.jsonl", folder / f"{task}-test.jsonl"
+    place = folder / task
+    train, test = place / "train", place / "test"
     if train.exists():
         return train, test
     if task == "support":
-        ingest(
-            raw=ROOT / "pipelines/examples/support.jsonl",
-            base=base,
-            train=train,
-            valid=folder / "valid.jsonl",
-            test=test,
-            labels=folder / "labels.json",
-            quarantine=folder / "quarantine.jsonl",
-            preview=folder / "preview.md",
-            page=None,
-            format="auto",
-            columns=None,
-            config=None,
-            valid_share=0.01,
-            test_share=0.05,
-            max_bad_share=0.05,
-            fold_system=False,
-            max_tokens=Recipe().seq_len,
-            engine="local",
-            ray=RayCluster(),
-            ray_image="",
-            nodepools=NodePools(()),
-            store="",
-            seed=0,
-        )
+        raw = ROOT / "pipelines/examples/support.jsonl"
+        shares = {"valid_share": 0.01, "test_share": 0.05, "max_bad_share": 0.05}
+        ingested(raw, base, place, Recipe().seq_len, **shares)
     else:
+        place.mkdir(parents=True)
         corpus = {"banking77": banking77, "gsm8k": gsm8k}[task]
         corpus.write(train, "train", 5000)
         corpus.write(test, "test", count)

@@ -26,7 +26,7 @@ import msgspec
 from deepcuts.components.core import examples, files
 from deepcuts.components.core.examples import Example, Message
 from deepcuts.components.training import models, stored_lengths
-from tests.benchmarks.banking77 import BANKING77
+from tests.benchmarks import banking77
 from tests.benchmarks.duplicates import BASE
 
 WAYS = ("local", "ray-1", "ray-2")
@@ -58,8 +58,7 @@ SETTINGS: dict[str, dict[str, object]] = {
 
 def texts(count: int) -> list[str]:
     """Pairs of real questions; a fifth are copies: exact, in capitals, a word changed, longer, reordered."""
-    with (BANKING77 / "train.csv").open(newline="") as file:
-        asked = [row["text"] for row in csv.DictReader(file)]
+    asked = [row["text"] for row in banking77.read("train")]
     drawn = random.Random(0)
     found = [" ".join(drawn.sample(asked, 2)) for _ in range(count - count // 5)]
     for number, text in enumerate(drawn.sample(found, count // 5)):
@@ -110,6 +109,9 @@ def write_raw(folder: Path, count: int) -> None:
     parquet.write_table(pa.Table.from_pylist(rows[101::200]), raw / "test.parquet")
 
 
+WRITE = {"select": write_corpus, "ingest": write_raw}
+
+
 def measured(
     folder: Path, step: str, way: str, count: int, semantic: float = 1.0
 ) -> tuple[float, dict[str, str]]:
@@ -148,7 +150,7 @@ def main() -> int:
     seconds: dict[str, list[float]] = {way: [] for way in given.ways}
     digests: list[dict[str, str]] = []
     with tempfile.TemporaryDirectory() as scratch:
-        (write_corpus if given.step == "select" else write_raw)(Path(scratch), given.rows)
+        WRITE[given.step](Path(scratch), given.rows)
         for _ in range(given.repeats):
             for way in given.ways:
                 took, made = measured(Path(scratch), given.step, way, given.rows, given.semantic)

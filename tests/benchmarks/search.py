@@ -29,16 +29,14 @@ import torch
 
 from deepcuts.components.core import cli
 from deepcuts.components.core.errors import DataError
-from deepcuts.components.core.nodepools import NodePools
 from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.finetune.step import finetune
-from deepcuts.components.ingest.step import ingest
-from deepcuts.components.rayjob.settings import RayCluster
 from deepcuts.components.tune import asha, sampling
 from deepcuts.components.tune.asha import Search, Trial
 from deepcuts.components.tune.space import Dimension, Scalar, Space, Values, grid, key
 from deepcuts.components.tune.step import STARTUP, tune
 from deepcuts.components.tune.trials import TrialRecord, recipe_of
+from tests.benchmarks.ingested import ingested
 
 UNIT_TOKENS, UNITS, ETA = 2048, 27, 3
 MAX_TOKENS = 256
@@ -78,31 +76,10 @@ class SearchInputs(NamedTuple):
 
 def prepared(base: Path, data: Path, folder: Path) -> SearchInputs:
     """GSM8K as Examples of at most ``MAX_TOKENS`` tokens."""
-    names = ("train", "valid", "test", "labels", "quarantine", "preview")
-    paths = {name: folder / "data" / name for name in names}
-    if not paths["train"].exists():
-        (folder / "data").mkdir(parents=True)
-        ingest(
-            raw=data,
-            base=base,
-            **paths,
-            page=None,
-            format="auto",
-            columns=None,
-            config=None,
-            valid_share=0.05,
-            test_share=0.1,
-            max_bad_share=0.001,
-            fold_system=False,
-            max_tokens=MAX_TOKENS,
-            engine="local",
-            ray=RayCluster(),
-            ray_image="",
-            nodepools=NodePools(()),
-            store="",
-            seed=0,
-        )
-    return SearchInputs(base, paths["train"], paths["valid"])
+    place = folder / "data"
+    if not (place / "train").exists():
+        ingested(data, base, place, MAX_TOKENS, valid_share=0.05, test_share=0.1, max_bad_share=0.001)
+    return SearchInputs(base, place / "train", place / "valid")
 
 
 def trained(

@@ -1,5 +1,6 @@
 """A test cluster (``tests.conftest.CLUSTER``) with our images; each module has a separate namespace."""
 
+import functools
 import hashlib
 import json
 import os
@@ -97,6 +98,12 @@ def namespace(kubectl: Kubectl) -> Iterator[str]:
     kubectl("-n", name, "apply", "-f", str(ROOT / "manifests" / "base" / "access.yaml"))
     yield name
     kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+def here(kubectl: Kubectl, namespace: str) -> Kubectl:
+    """``kubectl`` in the namespace."""
+    return functools.partial(kubectl, "-n", namespace)
 
 
 def ended(kubectl: Kubectl, namespace: str, title: str, seconds: float = 400) -> tuple[str, Json]:

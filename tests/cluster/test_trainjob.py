@@ -5,8 +5,7 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,14 @@ from kubernetes import client
 from safetensors.torch import load_file
 
 from deepcuts.components.core import attempts as attempt_files
-from deepcuts.components.core import carry, executor_input, pods, receipts, run_records
+from deepcuts.components.core import carry, executor_input, receipts, run_records
 from deepcuts.components.core.spread import SPREAD, Spread
 from deepcuts.components.core.store import open_store
 from deepcuts.components.trainjob.job import trainjob
 from deepcuts.components.trainjob.node_task import NodeTask
+from tests.cluster import task_pods
 from tests.cluster.conftest import RUNNER, Kubectl
+from tests.cluster.task_pods import kill, start, task_pod
 from tests.cluster.trainer import TrainerController, definitions
 from tests.components.trainer import CPUS
 from tests.conftest import ROOT
@@ -63,12 +64,6 @@ def controller(kubectl: Kubectl, namespace: str) -> Iterator[TrainerController]:
 
 
 @pytest.fixture
-def here(kubectl: Kubectl, namespace: str) -> Kubectl:
-    """``kubectl`` in the namespace."""
-    return functools.partial(kubectl, "-n", namespace)
-
-
-@pytest.fixture
 def pair(kubectl: Kubectl) -> Iterator[None]:
     """Nodes of a pool for two, of which each has room for one pod."""
     nodes = ("node/gpu-0", "node/spot-0")
@@ -104,66 +99,18 @@ def executor(folder: Path, place: str, nodes: Spread, **recipe: object) -> Json:
 
 
 def launcher(name: str, tag: str, task: Json) -> Json:
-    """A pod of the task as KFP makes it: its account, its name for the container, its inputs on its disk."""
+    """A pod of the task, with its name for the container."""
     flags = (*NAMES, "model", "curve", "store", "recipe")
     words = [word for flag in flags for word in (f"--{flag}", f"$.{flag}")]
     words += ["--receipt", "/scratch/finetune/receipt", "--executor-input", json.dumps(task)]
     given = [value["artifacts"][0] for value in task["inputs"]["artifacts"].values()]
-    brought = [word for one in given for word in (one["uri"], executor_input.path_of(one))]
-    asked = {"cpu": "200m", "memory": "1500Mi", "ephemeral-storage": "1Gi"}
-    base = {
-        "image": f"localhost/deepcuts/train:{tag}",
-        "env": [
-            *pods.environment(),
-            {"name": "KFP_POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
-        ],
-        "securityContext": pods.LOCKED,
-        "resources": {"requests": asked, "limits": asked | {"cpu": "2"}},
-        "volumeMounts": [{"name": "scratch", "mountPath": "/scratch"}],
-    }
-    step = ["python", "-m", STEP]
-    # the first process of a container gets no SIGKILL from inside it
-    shell = ["sh", "-c", '"$@" & echo $! > /scratch/pid; wait $!', "sh"]
-    command = [*shell, *step] if name == "killed" else step
-    carried = ["python", "-m", "deepcuts.components.core.carry", "get"]
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "labels": pods.LABELS | {pods.POOL_LABEL: "cpu"}},
-        "spec": {
-            "restartPolicy": "Never",
-            "serviceAccountName": RUNNER,
-            "nodeSelector": CPUS.selector,
-            "securityContext": {
-                "runAsUser": pods.NOBODY,
-                "runAsGroup": pods.NOBODY,
-                "runAsNonRoot": True,
-                "fsGroup": pods.NOBODY,
-            },
-            "volumes": [{"name": "scratch", "emptyDir": {"sizeLimit": "1Gi"}}],
-            "initContainers": [base | {"name": "get", "command": carried, "args": brought}],
-            "containers": [base | {"name": "main", "command": command, "args": words}],
-        },
-    }
+    inputs = {one["uri"]: str(executor_input.path_of(one)) for one in given}
+    own = {"name": "KFP_POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
+    return task_pod(name, tag, STEP, words, inputs, [own])
 
 
-def until(here: Kubectl, holds: Callable[[], object], seconds: float = 600) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > end:
-            raise TimeoutError(here("describe", "pods,jobs,trainjobs"))
-        time.sleep(1)
-
-
-def start(here: Kubectl, pod: Json) -> None:
-    here("create", "-f", "-", text=json.dumps(pod))
-
-
-def end_of(here: Kubectl, pod: str) -> tuple[int, str]:
-    """Exit code and log of a task, once it has ended."""
-    code = ("get", "pod", pod, "-o", "jsonpath={.status.containerStatuses[0].state.terminated.exitCode}")
-    until(here, lambda: here(*code).strip())
-    return int(here(*code)), here("logs", pod, "-c", "main")
+until = functools.partial(task_pods.until, kinds="pods,jobs,trainjobs")
+end_of = functools.partial(task_pods.end_of, kinds="pods,jobs,trainjobs")
 
 
 def receipt(log: str) -> Json:
@@ -242,7 +189,7 @@ def test_a_cancelled_training_leaves_nothing_behind(here, store, controller, tag
     start(here, launcher("cancelled", tag, task))
     until(here, lambda: "job.batch" in get("jobs"))
     here("delete", "pod", "cancelled", "--wait=false")
-    until(here, lambda: not get("trainjobs") and not get("jobs"), 120)
+    until(here, lambda: not get("trainjobs") and not get("jobs"), seconds=120)
 
 
 def test_two_nodes_train_as_one_process_does_and_the_successor_of_a_killed_task_goes_on_with_them(
@@ -257,7 +204,7 @@ def test_two_nodes_train_as_one_process_does_and_the_successor_of_a_killed_task_
     assert here("get", "trainjobs", "-l", "kueue.x-k8s.io/queue-name=team", "-o", "name").strip()
     nodes = here("get", "pods", "-l", "app=deepcuts-training", "-o", "jsonpath={.items[*].spec.nodeName}")
     assert sorted(nodes.split()) == ["gpu-0", "spot-0"]
-    here("exec", "killed", "-c", "main", "--", "sh", "-c", "kill -9 $(cat /scratch/pid)")
+    kill(here)
     assert end_of(here, "killed")[0] == 137
     start(here, launcher("next", tag, task))
     code, log = end_of(here, "next")

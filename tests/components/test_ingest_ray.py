@@ -14,7 +14,6 @@ from deepcuts.components.ingest import convert
 from deepcuts.components.ingest.step import ingest
 from deepcuts.components.rayjob.settings import RayCluster
 from tests.benchmarks import ray_rows
-from tests.conftest import SHARED
 from tests.training import tiny
 
 # threads of Ray stay in the process, and a session takes ten seconds
@@ -83,12 +82,3 @@ def test_data_that_is_refused_on_ray_has_the_quarantine_and_the_message_of_a_loc
     assert str(ours.value).replace("/ray/", "/local/") == str(local.value)
     assert [path.name for path in (raw / "ray").iterdir()] == ["quarantine"]
     assert (raw / "ray/quarantine").read_bytes() == (raw / "local/quarantine").read_bytes()
-
-
-def test_two_workers_ingest_200_000_rows_as_a_local_ingest_does(tmp_path):
-    if not SHARED.exists():
-        pytest.skip(f"needs the real data in {SHARED} (python -m tests.public_data)")
-    ray_rows.write_raw(tmp_path, 200_000)
-    _, local = ray_rows.measured(tmp_path, "ingest", "local", 200_000)
-    _, two = ray_rows.measured(tmp_path, "ingest", "ray-2", 200_000)
-    assert two == local

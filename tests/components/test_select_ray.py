@@ -20,8 +20,6 @@ from deepcuts.components.select import ray_blocks as blocks
 from deepcuts.components.select.parts import divided, read
 from deepcuts.components.select.step import select
 from tests.benchmarks import duplicates as stories
-from tests.benchmarks import ray_rows
-from tests.conftest import SHARED
 from tests.training import tiny
 
 OUTPUTS = ("cut", "dropped", "report")
@@ -101,17 +99,6 @@ def test_ray_reports_a_bad_line_by_its_number_and_an_empty_file(corpus, capsys):
     (corpus / "corpus").write_text("")
     assert cli.run(select, tiny.argv(flags(corpus, "ray"))) == 3
     assert "is empty: give it at least one Example" in capsys.readouterr().err
-
-
-@pytest.mark.slow  # minutes: 200,000 rows twice
-def test_two_workers_cut_200_000_rows_as_a_local_selection_does(tmp_path):
-    pytest.importorskip("ray", reason='pip install "deepcuts[ray]"')
-    if not SHARED.exists():
-        pytest.skip(f"needs the real data in {SHARED} (python -m tests.public_data)")
-    ray_rows.write_corpus(tmp_path, 200_000)
-    _, local = ray_rows.measured(tmp_path, "select", "local", 200_000)
-    _, two = ray_rows.measured(tmp_path, "select", "ray-2", 200_000)
-    assert two == local
 
 
 def flags(folder: Path, engine: str, **changed: Any) -> dict[str, Any]:

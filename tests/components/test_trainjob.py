@@ -214,15 +214,21 @@ def test_pods_that_lost_a_peer_or_their_node_are_replaced_and_paid_for(trainer, 
     assert [len(rows[f"finetune_node_{number}"]) for number in (0, 1)] == [2, 2]
 
 
-def test_a_killed_launcher_s_successor_goes_on_with_its_trainjob(trainer, executor, monkeypatch, nodes):
-    nodes.ends = {0: [None, None], 1: [None, None]}
+def run_until_killed(monkeypatch, place: object, name: str, executor) -> None:
+    """Run a launcher that is killed when it calls ``name`` of ``place``."""
 
-    def crash(seconds: float) -> None:
+    def crash(*words: object) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
-        patch.setattr(follow.time, "sleep", crash)
+        patch.setattr(place, name, crash)
         run(executor)
+
+
+def test_a_killed_launcher_s_successor_goes_on_with_its_trainjob(trainer, executor, monkeypatch, nodes):
+    nodes.ends = {0: [None, None], 1: [None, None]}
+
+    run_until_killed(monkeypatch, follow.time, "sleep", executor)
     assert len(trainer.jobs) == 1
     assert run(executor) == 0
     assert len(trainer.made) == 1
@@ -238,12 +244,7 @@ def test_outputs_in_the_store_are_taken_though_the_trainjob_is_gone(trainer, exe
 def test_a_trainjob_that_left_its_outputs_before_its_launcher_was_killed_is_deleted_by_the_successor(
     trainer, executor, monkeypatch
 ):
-    def crash(*words: object) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
-        patch.setattr(launcher.Trainer, "delete", crash)
-        run(executor)
+    run_until_killed(monkeypatch, launcher.Trainer, "delete", executor)
     assert len(trainer.jobs) == 1
     assert run(executor) == 0
     assert trainer.jobs == {} and len(trainer.made) == 1
